@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package latency
+
+import (
+	"time"
+)
+
+// Reason says why a sample was rejected. The empty Reason means that it was not.
+type Reason string
+
+// The reasons; each is the value of the label "reason" of fogsched_store_samples_rejected_total.
+const (
+	ReasonNotPositive Reason = "not_positive" // 0 or below: how failed probes and failed queries like to look
+	ReasonNaN         Reason = "nan"
+	ReasonInfinite    Reason = "infinite"
+	ReasonTooLarge    Reason = "too_large" // above MaxRTT
+	ReasonFuture      Reason = "future"    // taken later than now, by more than MaxClockSkew
+	ReasonExpired     Reason = "expired"   // older than the maximum age
+	ReasonFailed      Reason = "failed"    // its own source says that the probe failed
+	ReasonNoTime      Reason = "no_time"   // without a time nobody can tell its age
+	ReasonUnknownNode Reason = "unknown_node"
+	ReasonSelf        Reason = "self" // a node's distance to itself is a control value, not a distance
+)
+
+// Reasons lists every reason, for metrics that start at 0.
+func Reasons() []Reason {
+	return []Reason{
+		ReasonNotPositive, ReasonNaN, ReasonInfinite, ReasonTooLarge, ReasonFuture, ReasonExpired, ReasonFailed,
+		ReasonNoTime, ReasonUnknownNode, ReasonSelf,
+	}
+}
+
+// MaxClockSkew is how far ahead of ours another node's clock may be, 1 min: small boards without a battery clock drift.
+// A sample from within it counts as taken now.
+const MaxClockSkew = time.Minute
+
+// Sample is what a source reports of the pair From → To, unchecked.
+type Sample struct {
+	From, To string
+	// Typical is the median, Tail the 95th percentile, in seconds. NaN in Tail means that the source has no tail.
+	Typical, Tail float64
+	// At is when the newest measurement in it was taken, by the clock of who took it.
+	At time.Time
+	// Count and Lost are the answered and the unanswered probes behind the numbers; 0 where the source does not say.
+	Count, Lost int32
+	// Failed is the source's own word that there is no RTT, whatever the numbers are.
+	Failed bool
+}
+
+// Provenance says how an estimate was got. A greater value is better.
+type Provenance uint8
+
+// From worst to best.
+const (
+	Unknown    Provenance = iota
+	Coordinate            // predicted from network coordinates
+	Zone                  // between two zones, not between these two nodes
+	Reverse               // the other direction was measured
+	Measured              // measured from the caller to the callee
+	Local                 // the same node: no network between
+)
+
+var provenanceNames = [...]string{"unknown", "coordinate", "zone", "reverse", "measured", "local"}
+
+// String returns the provenance in lower case, as it stands in annotations and metrics.
+func (p Provenance) String() string {
+	if int(p) < len(provenanceNames) {
+		return provenanceNames[p]
+	}
+	return "unknown"
+}
+
+// IsMeasured reports whether a limit may rest on an estimate of this provenance.
+func (p Provenance) IsMeasured() bool { return p >= Reverse }
+
+// Estimate is what is known of a pair of nodes. The zero value is unknown.
+type Estimate struct {
+	Typical, Tail RTT
+	// At is when the newest measurement behind it was taken; zero for a local pair and for a table.
+	At          time.Time
+	Count, Lost int32
+	Provenance  Provenance
+}
+
+// RTT returns the given statistic.
+func (e Estimate) RTT(s Statistic) RTT {
+	if s == Tail {
+		return e.Tail
+	}
+	return e.Typical
+}
+
+// Statistic picks one of the numbers kept of a pair.
+type Statistic uint8
+
+// Typical is the median, Tail the 95th percentile.
+const (
+	Typical Statistic = iota
+	Tail
+	numStatistics
+)
+
+// Check turns a sample into a measured estimate, or says why it is none. now is the reader's clock, maxAge the age above
+// which a sample says nothing any more. A bad Tail alone does not reject the sample: its tail is unknown then. A tail
+// below the median is impossible and is unknown, too.
+func Check(s Sample, now time.Time, maxAge time.Duration) (Estimate, Reason) {
+	if s.Failed {
+		return Estimate{}, ReasonFailed
+	}
+	if s.From == s.To {
+		return Estimate{}, ReasonSelf
+	}
+	typical, reason := FromSeconds(s.Typical)
+	if reason != "" {
+		return Estimate{}, reason
+	}
+	at := s.At
+	switch {
+	case at.IsZero():
+		return Estimate{}, ReasonNoTime
+	case at.After(now.Add(MaxClockSkew)):
+		return Estimate{}, ReasonFuture
+	case at.After(now):
+		at = now
+	case now.Sub(at) > maxAge:
+		return Estimate{}, ReasonExpired
+	}
+	tail, _ := FromSeconds(s.Tail)
+	if tail.us < typical.us {
+		tail = RTT{}
+	}
+	return Estimate{Typical: typical, Tail: tail, At: at, Count: s.Count, Lost: s.Lost, Provenance: Measured}, ""
+}

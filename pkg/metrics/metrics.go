@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package metrics holds the scheduler's own metrics. They are named fogsched_<component>_<what>_<unit>; none has a label
+// whose values grow with the number of pairs of nodes.
+package metrics
+
+import (
+	"sync"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/fogsched/fogsched/pkg/latency"
+)
+
+var (
+	// SamplesRejected counts the samples that no source should have sent, by reason.
+	SamplesRejected = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "fogsched_store_samples_rejected_total",
+		Help: "Samples that were not used, by reason. A rejected sample leaves its pair unknown.",
+	}, []string{"source", "reason"})
+
+	// SamplesAccepted counts the samples that became an estimate.
+	SamplesAccepted = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "fogsched_store_samples_accepted_total",
+		Help: "Samples that were taken up.",
+	}, []string{"source"})
+
+	// SnapshotTimestamp is when the current snapshot was built.
+	SnapshotTimestamp = prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "fogsched_store_snapshot_timestamp_seconds",
+		Help: "When the snapshot that scheduling cycles read was built, in Unix time.",
+	})
+
+	// NewestSampleTimestamp is when the newest measurement in the snapshot was taken.
+	NewestSampleTimestamp = prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "fogsched_store_newest_sample_timestamp_seconds",
+		Help: "When the newest measurement in the snapshot was taken, in Unix time; 0 when there is none.",
+	})
+
+	// Pairs is the number of pairs of different nodes.
+	Pairs = prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "fogsched_store_pairs",
+		Help: "Unordered pairs of different nodes.",
+	})
+
+	// MeasuredPairs is how many of Pairs at least one side measured.
+	MeasuredPairs = prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "fogsched_store_measured_pairs",
+		Help: "Unordered pairs of different nodes with a current measurement in at least one direction.",
+	})
+
+	// Decisions counts scheduling cycles by what the plugin could do for the pod.
+	Decisions = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "fogsched_nodelatency_decisions_total",
+		Help: "Pods that reached scoring, by result: scored, or no_data where nothing was known of any candidate.",
+	}, []string{"result"})
+
+	// LimitsBroken counts pods that were placed although a limit of theirs is exceeded there.
+	LimitsBroken = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "fogsched_nodelatency_limits_broken_total",
+		Help: "Limits that the chosen node exceeds (whenUnsatisfiable: ScheduleAnyway).",
+	})
+
+	// BadIntents counts pods whose annotation could not be used, and policies that came past admission.
+	BadIntents = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "fogsched_nodelatency_bad_intents_total",
+		Help: "Annotations and policies that were not used because they are invalid.",
+	}, []string{"kind"})
+
+	// Woken counts the pods that were sent back to the queue because a limit can be kept now.
+	Woken = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "fogsched_nodelatency_pods_woken_total",
+		Help: "Rejected pods that were activated because a node keeps their limits now.",
+	})
+
+	// Panics counts the panics that a guard recovered.
+	Panics = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "fogsched_plugin_panics_recovered_total",
+		Help: "Panics that were recovered; the extension point went on as if the pod had no intent.",
+	}, []string{"plugin", "extension_point"})
+
+	once sync.Once
+)
+
+// Register hands every metric to register, once in the life of the process.
+func Register(register func(...prometheus.Collector)) {
+	once.Do(func() {
+		for _, r := range latency.Reasons() {
+			SamplesRejected.WithLabelValues("nodelatency", string(r))
+		}
+		register(SamplesRejected, SamplesAccepted, SnapshotTimestamp, NewestSampleTimestamp, Pairs, MeasuredPairs,
+			Decisions, LimitsBroken, BadIntents, Woken, Panics)
+	})
+}

@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package placement
+
+import (
+	"time"
+
+	"github.com/fogsched/fogsched/pkg/latency"
+)
+
+// Verdict is what a limit says of a node.
+type Verdict uint8
+
+// The verdicts.
+const (
+	Kept Verdict = iota
+	Exceeded
+	Unmeasured // no measurement decides it
+)
+
+// Limit is a round-trip time that must not be exceeded. It rests on measurements only: an estimate from zones or
+// coordinates counts as unmeasured.
+//
+//	client entry, Any:      the largest RTT to a server is within the limit
+//	client entry, Nearest:  the smallest one is
+//	replica entry, Any:     the largest RTT from a client is
+//	replica entry, Nearest: the node is within the limit of a client that no peer covers yet, or all are covered
+type Limit struct {
+	micros float32
+	rows   []*latency.Row
+	nodes  []int32
+	all    bool // every row must be within, not just one
+}
+
+// NewClientLimit is the limit of a pod that calls servers.
+func NewClientLimit(limit time.Duration, routing Routing, servers []Target) Limit {
+	l := Limit{micros: micros(limit), all: routing == Any}
+	for _, s := range servers {
+		l.rows = append(l.rows, s.Row)
+		l.nodes = append(l.nodes, s.Node)
+	}
+	return l
+}
+
+// NewReplicaLimit is the limit of a pod that clients call beside its peers. Where coveredUnmeasured is set, a peer without
+// a measurement to a client counts as covering it.
+func NewReplicaLimit(limit time.Duration, routing Routing, clients []Target, peers []Peer, coveredUnmeasured bool) Limit {
+	l := Limit{micros: micros(limit), all: routing == Any}
+	for _, k := range clients {
+		if routing == Nearest && l.covered(k, peers, coveredUnmeasured) {
+			continue
+		}
+		l.rows = append(l.rows, k.Row)
+		l.nodes = append(l.nodes, k.Node)
+	}
+	return l
+}
+
+func (l *Limit) covered(k Target, peers []Peer, unmeasured bool) bool {
+	for _, p := range peers {
+		if !k.Row.Provenance[p.Node].IsMeasured() {
+			if unmeasured {
+				return true
+			}
+			continue
+		}
+		if rtt, ok := k.Row.RTT[p.Node].Micros(); ok && rtt <= l.micros {
+			return true
+		}
+	}
+	return false
+}
+
+func micros(d time.Duration) float32 { return float32(float64(d) / float64(time.Microsecond)) }
+
+// Check judges a node; a negative number is a node that the snapshot does not know. A limit without targets is kept.
+func (l *Limit) Check(n int32) Verdict {
+	if len(l.rows) == 0 {
+		return Kept
+	}
+	if n < 0 {
+		return Unmeasured
+	}
+	unmeasured, exceeded := false, false
+	for _, r := range l.rows {
+		us, ok := r.RTT[n].Micros()
+		switch {
+		case !ok || !r.Provenance[n].IsMeasured():
+			unmeasured = true
+		case us <= l.micros:
+			if !l.all {
+				return Kept
+			}
+		default:
+			if l.all {
+				return Exceeded
+			}
+			exceeded = true
+		}
+	}
+	switch {
+	case unmeasured:
+		return Unmeasured
+	case exceeded:
+		return Exceeded
+	}
+	return Kept
+}
+
+// Decisive returns the measured RTT that decides about a node, and the target that it leads to or comes from: the largest
+// where all must be within the limit, else the smallest. It is unknown where nothing was measured.
+func (l *Limit) Decisive(n int32) (rtt latency.RTT, target int32) {
+	target = -1
+	if n < 0 {
+		return latency.RTT{}, target
+	}
+	var best float32
+	for i, r := range l.rows {
+		us, ok := r.RTT[n].Micros()
+		if !ok || !r.Provenance[n].IsMeasured() {
+			continue
+		}
+		if target < 0 || (us > best) == l.all && us != best {
+			best, rtt, target = us, r.RTT[n], l.nodes[i]
+		}
+	}
+	return rtt, target
+}

@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package nodelatency
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/klog/v2"
+	fwk "k8s.io/kube-scheduler/framework"
+
+	"github.com/fogsched/fogsched/pkg/apis/fogsched/v1alpha1"
+	"github.com/fogsched/fogsched/pkg/latency"
+	"github.com/fogsched/fogsched/pkg/metrics"
+	"github.com/fogsched/fogsched/pkg/placement"
+)
+
+// Placement is the JSON of the annotation fogsched.dev/placement: why the pod is where it is.
+type Placement struct {
+	Node string `json:"node"`
+	// Cost is the mean of the entries' RTTs by weight, "12.3ms"; a breach of a limit is on top of it.
+	Cost string `json:"cost,omitempty"`
+	// Candidates is the number of nodes that were compared.
+	Candidates int `json:"candidates,omitempty"`
+	// RunnerUp is the best of the others.
+	RunnerUp *RunnerUp        `json:"runnerUp,omitempty"`
+	Entries  []PlacementEntry `json:"entries"`
+}
+
+// RunnerUp is the candidate that came next by latency, or that was ahead of the chosen one when other plugins decided.
+type RunnerUp struct {
+	Node string `json:"node"`
+	Cost string `json:"cost"`
+}
+
+// PlacementEntry is one entry of an intent on the chosen node.
+type PlacementEntry struct {
+	// From says who wanted it: a LatencyPolicy or the annotation.
+	From   string `json:"from"`
+	Entry  string `json:"entry"`
+	Target string `json:"target"`
+	// Typical and Tail are expected round-trip times by the entry's routing; absent where unknown.
+	Typical string `json:"typical,omitempty"`
+	Tail    string `json:"tail,omitempty"`
+	// Provenance is the worst among the pairs behind them.
+	Provenance string `json:"provenance"`
+	// Age is that of the oldest measurement behind them.
+	Age string `json:"age,omitempty"`
+	// UnknownPairs is how many pairs are missing in them.
+	UnknownPairs int    `json:"unknownPairs,omitempty"`
+	Limit        string `json:"limit,omitempty"`
+	LimitBroken  bool   `json:"limitBroken,omitempty"`
+}
+
+// Bind binds a pod that has an intent, and writes why it is there into the same request: the API server copies the
+// annotations of a Binding onto the pod, so that the explanation costs no request of its own. For any other pod it returns
+// Skip, and the next bind plugin, DefaultBinder, takes over.
+func (p *NodeLatency) Bind(ctx context.Context, cycle fwk.CycleState, pod *v1.Pod, nodeName string) *fwk.Status {
+	explanation, broken := p.explain(ctx, cycle, nodeName)
+	if explanation == "" {
+		return fwk.NewStatus(fwk.Skip)
+	}
+	binding := &v1.Binding{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID,
+			Annotations: map[string]string{v1alpha1.PlacementAnnotation: explanation},
+		},
+		Target: v1.ObjectReference{Kind: "Node", Name: nodeName},
+	}
+	if err := p.bind(ctx, binding); err != nil {
+		return fwk.AsStatus(fmt.Errorf("binding pod %s to node %s: %w", klog.KObj(pod), nodeName, err))
+	}
+	if len(broken) > 0 {
+		metrics.LimitsBroken.Add(float64(len(broken)))
+		if r := p.handle.EventRecorder(); r != nil {
+			r.Eventf(pod, nil, v1.EventTypeWarning, EventLimitExceeded, "Scheduling", "%s", strings.Join(broken, "; "))
+		}
+	}
+	return nil
+}
+
+func (p *NodeLatency) bind(ctx context.Context, binding *v1.Binding) error {
+	if cacher := p.handle.APICacher(); cacher != nil {
+		done, err := cacher.BindPod(binding)
+		if err != nil {
+			return err
+		}
+		return cacher.WaitOnFinish(ctx, done)
+	}
+	return p.handle.ClientSet().CoreV1().Pods(binding.Namespace).Bind(ctx, binding, metav1.CreateOptions{})
+}
+
+// explain returns the placement annotation, "" where the pod has no intent, and a sentence for each limit that the node
+// breaks.
+func (p *NodeLatency) explain(ctx context.Context, cycle fwk.CycleState, nodeName string) (explanation string, broken []string) {
+	defer p.guard.Recover(ctx, "Bind", func() { explanation = "" })
+	s := p.read(cycle)
+	if s == nil {
+		return "", nil
+	}
+	why, broken := s.explain(nodeName, time.Now())
+	data, err := json.Marshal(why)
+	if err != nil {
+		return "", nil
+	}
+	return string(data), broken
+}
+
+func (s *state) explain(nodeName string, now time.Time) (Placement, []string) {
+	n, ok := s.snap.Index(nodeName)
+	if !ok {
+		n = -1
+	}
+	why := Placement{Node: nodeName, Candidates: s.candidates}
+	var broken []string
+	if s.costs != nil && n >= 0 && s.costs[n] > 0 {
+		why.Cost = latency.Format(time.Duration(s.costs[n]))
+		other := s.best
+		if other == n {
+			other = s.second
+		}
+		if other >= 0 {
+			why.RunnerUp = &RunnerUp{Node: s.snap.Name(other), Cost: latency.Format(time.Duration(s.costs[other]))}
+		}
+	}
+	for i := range s.entries {
+		e := &s.entries[i]
+		x := e.At(n)
+		pe := PlacementEntry{
+			From: e.intent, Entry: e.path, Target: e.target, Provenance: x.Provenance.String(), UnknownPairs: x.Unknown,
+		}
+		o := e.other()
+		typical, tail := x.RTT, o.At(n).RTT
+		if e.statistic == latency.Tail {
+			typical, tail = tail, typical
+		}
+		if typical.Known() {
+			pe.Typical = typical.String()
+		}
+		if tail.Known() {
+			pe.Tail = tail.String()
+		}
+		if age, ok := s.oldest(&e.Entry, e.direction, n, now); ok {
+			pe.Age = age.Round(time.Second).String()
+		}
+		if e.limit != nil {
+			pe.Limit = e.limit.entry.Limit.String()
+			if pe.LimitBroken = e.limit.Check(n) == placement.Exceeded; pe.LimitBroken && !e.limit.reverse {
+				rtt, target := e.limit.Decisive(n)
+				broken = append(broken, fmt.Sprintf("Node %s exceeds the latency limit %s to %s (%s of %s): %s to node %s; no candidate keeps every limit",
+					nodeName, e.limit.entry.Limit, e.target, e.path, e.intent, rtt, s.snap.Name(target)))
+			}
+		}
+		why.Entries = append(why.Entries, pe)
+	}
+	return why, broken
+}
+
+// maxAgePairs bounds how many pairs of an entry are asked for their age.
+const maxAgePairs = 256
+
+// oldest returns the age of the oldest measurement behind an entry on a node.
+func (s *state) oldest(e *placement.Entry, d latency.Direction, n int32, now time.Time) (age time.Duration, ok bool) {
+	if n < 0 {
+		return 0, false
+	}
+	for i, target := range e.Targets() {
+		if i == maxAgePairs {
+			break
+		}
+		from, to := n, target
+		if d == latency.FromTarget {
+			from, to = to, from
+		}
+		if est := s.snap.Estimate(from, to); !est.At.IsZero() {
+			age, ok = max(age, now.Sub(est.At)), true
+		}
+	}
+	return age, ok
+}

@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package nodelatency
+
+import (
+	"context"
+	"slices"
+	"sync"
+
+	v1 "k8s.io/api/core/v1"
+	fwk "k8s.io/kube-scheduler/framework"
+
+	"github.com/fogsched/fogsched/pkg/metrics"
+	"github.com/fogsched/fogsched/pkg/placement"
+	"github.com/fogsched/fogsched/pkg/plugins/internal"
+)
+
+// workspace is the memory of one PreScore.
+type workspace struct {
+	evaluator  placement.Evaluator
+	candidates []int32
+	entries    []placement.Entry
+	costs      []placement.Cost
+	breaks     []bool
+}
+
+var workspaces = sync.Pool{New: func() any { return &workspace{} }}
+
+// PreScore computes the cost of every candidate at once: unknown is neutral among the candidates, which takes all of them
+// to tell. It returns Skip where nothing is known of any, so that the pod is placed as by the stock scheduler.
+func (p *NodeLatency) PreScore(ctx context.Context, cycle fwk.CycleState, _ *v1.Pod, nodes []fwk.NodeInfo) (status *fwk.Status) {
+	defer p.guard.Recover(ctx, "PreScore", nil)
+	s := p.read(cycle)
+	if s == nil {
+		return fwk.NewStatus(fwk.Skip)
+	}
+	ws := workspaces.Get().(*workspace)
+	defer workspaces.Put(ws)
+	ws.candidates = slices.Grow(ws.candidates[:0], len(nodes))
+	for _, ni := range nodes {
+		n, ok := s.snap.Index(ni.Node().Name)
+		if !ok {
+			n = -1
+		}
+		ws.candidates = append(ws.candidates, n)
+	}
+	if !s.score(ws) {
+		metrics.Decisions.WithLabelValues("no_data").Inc()
+		return fwk.NewStatus(fwk.Skip)
+	}
+	metrics.Decisions.WithLabelValues("scored").Inc()
+	return nil
+}
+
+// score fills in s.costs for ws.candidates, or returns false where nothing is known of any.
+func (s *state) score(ws *workspace) bool {
+	ws.entries = ws.entries[:0]
+	for i := range s.entries {
+		ws.entries = append(ws.entries, s.entries[i].Entry)
+	}
+	var known bool
+	ws.costs, known = ws.evaluator.Costs(ws.costs, ws.entries, ws.candidates)
+	clear(ws.entries) // the pool must not keep a snapshot alive
+	if !known {
+		return false
+	}
+	if len(s.limits) > 0 {
+		ws.breaks = ws.breaks[:0]
+		for _, n := range ws.candidates {
+			ws.breaks = append(ws.breaks, s.breaksAny(n))
+		}
+		placement.RankBehind(ws.costs, ws.breaks)
+	}
+	s.costs = make([]int64, s.snap.Len())
+	s.candidates = len(ws.candidates)
+	s.best, s.second, s.neutral = -1, -1, 0
+	for i, n := range ws.candidates {
+		cost := int64(ws.costs[i].Micros * 1000)
+		if n < 0 {
+			s.neutral = cost
+			continue
+		}
+		s.costs[n] = cost
+		switch {
+		case s.best < 0 || cost < s.costs[s.best]:
+			s.best, s.second = n, s.best
+		case s.second < 0 || cost < s.costs[s.second]:
+			s.second = n
+		}
+	}
+	return true
+}
+
+func (s *state) breaksAny(n int32) bool {
+	for i := range s.limits {
+		if s.limits[i].breaks(n) {
+			return true
+		}
+	}
+	return false
+}
+
+// Score returns the node's cost in nanoseconds; NormalizeScore turns it round.
+func (p *NodeLatency) Score(ctx context.Context, cycle fwk.CycleState, _ *v1.Pod, nodeInfo fwk.NodeInfo) (cost int64, status *fwk.Status) {
+	defer p.guard.Recover(ctx, "Score", nil)
+	s := p.read(cycle)
+	if s == nil || s.costs == nil {
+		return 0, nil
+	}
+	if n, ok := s.snap.Index(nodeInfo.Node().Name); ok {
+		return s.costs[n], nil
+	}
+	return s.neutral, nil
+}
+
+// ScoreExtensions returns the plugin itself.
+func (p *NodeLatency) ScoreExtensions() fwk.ScoreExtensions { return p }
+
+// NormalizeScore maps costs to 0–100: see placement.Score.
+func (p *NodeLatency) NormalizeScore(ctx context.Context, _ fwk.CycleState, _ *v1.Pod, scores fwk.NodeScoreList) (status *fwk.Status) {
+	defer p.guard.Recover(ctx, "NormalizeScore", func() {
+		for i := range scores { // whatever was done so far, leave the range valid
+			scores[i].Score = 0
+		}
+	})
+	internal.NormalizeCosts(scores)
+	return nil
+}

@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package nodelatency
+
+import (
+	"sync/atomic"
+
+	v1 "k8s.io/api/core/v1"
+	fwk "k8s.io/kube-scheduler/framework"
+
+	"github.com/fogsched/fogsched/pkg/index"
+	"github.com/fogsched/fogsched/pkg/intent"
+	"github.com/fogsched/fogsched/pkg/latency"
+	"github.com/fogsched/fogsched/pkg/placement"
+)
+
+// state is what one scheduling cycle knows. PreFilter makes it; what the later extension points write is theirs alone.
+type state struct {
+	snap    *latency.Snapshot
+	entries []entry
+	// limits exclude nodes, or rank them behind; hard tells whether one of them excludes.
+	limits []limit
+	hard   bool
+
+	// rejected has a 1 for each node that a hard limit excluded, by node number; Filter runs for many nodes at once.
+	rejected    []uint8
+	anyRejected atomic.Bool
+
+	// costs is in nanoseconds by node number, 0 where the node is no candidate. PreScore writes it.
+	costs []int64
+	// neutral is the cost of a candidate that the snapshot does not know.
+	neutral int64
+	// best and second are the candidates of the lowest cost; -1 where there is none.
+	best, second int32
+	candidates   int
+}
+
+// Clone returns the state itself: preemption's what-if on other pods does not move a node.
+func (s *state) Clone() fwk.StateData { return s }
+
+// entry is a placement.Entry and where it comes from.
+type entry struct {
+	placement.Entry
+	intent    string
+	path      string
+	target    string
+	statistic latency.Statistic
+	limit     *limit
+	// tail is the same entry for the other statistic, for the explanation; made on demand.
+	other func() placement.Entry
+	// direction tells which way the pairs were measured.
+	direction latency.Direction
+}
+
+// limit is a placement.Limit and what follows from it.
+type limit struct {
+	placement.Limit
+	entry            *boundEntry
+	intent           string
+	hard             bool
+	rejectUnmeasured bool
+	reverse          bool
+}
+
+// breaks reports whether the limit takes a node as beyond it.
+func (l *limit) breaks(n int32) bool {
+	switch l.Check(n) {
+	case placement.Exceeded:
+		return true
+	case placement.Unmeasured:
+		return l.rejectUnmeasured
+	default:
+		return false
+	}
+}
+
+// wants are the intents that concern a pod.
+type wants struct {
+	own []*bound
+	// calls are the dependencies of others on this pod, each with the pods that it would stand beside.
+	calls []calledAs
+	err   error
+}
+
+type calledAs struct {
+	call
+	peers *index.Workload
+}
+
+func (w *wants) none() bool { return len(w.own) == 0 && len(w.calls) == 0 }
+
+// wantsOf finds the intents that concern a pod. It allocates nothing for a pod that no intent concerns.
+func (e *engine) wantsOf(pod *v1.Pod) wants {
+	var w wants
+	v := e.catalog.view()
+	a := e.catalog.annotationOf(v, pod)
+	if a != nil {
+		if a.err != nil {
+			// Its owner is told; the pod is placed by the default rules.
+			return wants{err: a.err}
+		}
+		w.own = append(w.own, a.bound)
+		v = e.catalog.view()
+	}
+	if len(v.governs) == 0 && len(v.calls) == 0 {
+		return w
+	}
+	var buffer [8]*index.Workload
+	for _, in := range e.index.Matching(buffer[:0], pod) {
+		if a == nil { // the annotation stands in the place of policies
+			w.own = append(w.own, v.governs[in]...)
+		}
+		for _, c := range v.calls[in] {
+			w.calls = append(w.calls, calledAs{call: c, peers: in})
+		}
+	}
+	return w
+}
+
+// compile turns what a pod wants into rows. limitsOnly leaves out what only scoring needs.
+func (e *engine) compile(pod *v1.Pod, w *wants, limitsOnly bool) *state {
+	s := &state{snap: e.store.Snapshot(), best: -1, second: -1}
+	revision := index.RevisionOf(pod)
+	for _, b := range w.own {
+		for i := range b.entries {
+			be := &b.entries[i]
+			if limitsOnly && (be.Limit == 0 || !be.Hard) {
+				continue
+			}
+			var peers []index.NodeCount
+			if be.Role == intent.Client {
+				peers = b.self.Nodes()
+			}
+			s.add(b.Name, be, be.Role, be.targets(), peers, revision, false)
+		}
+	}
+	if limitsOnly {
+		return s
+	}
+	for _, c := range w.calls {
+		callers := c.by.self.Nodes()
+		peers := c.peers.Nodes()
+		if len(callers) > 0 {
+			s.add(c.by.Name, c.entry, intent.Client, callers, peers, revision, true)
+			continue
+		}
+		// No caller is placed yet: they will be drawn to their own clients, so these stand in for them. That is what makes
+		// the order of creation indifferent.
+		for i := range c.by.entries {
+			ce := &c.by.entries[i]
+			if ce.Role == intent.Client {
+				standIn := *c.entry
+				limitless := *c.entry.Entry
+				limitless.Limit = 0
+				standIn.Entry = &limitless
+				s.add(c.by.Name, &standIn, intent.Client, ce.targets(), peers, revision, true)
+			}
+		}
+	}
+	return s
+}
+
+// add appends one entry. reverse is set for a dependency of others on this pod: its limit draws and never excludes.
+func (s *state) add(name string, be *boundEntry, role intent.Role, targets, peers []index.NodeCount, revision index.Revision, reverse bool) {
+	direction := latency.ToTarget
+	if role == intent.Client {
+		direction = latency.FromTarget
+	}
+	routing := be.routing()
+	ts := s.targets(targets, direction, be.Statistic)
+	if len(ts) == 0 {
+		return
+	}
+	ps := s.peers(peers, revision)
+	build := func(ts []placement.Target) placement.Entry {
+		if role == intent.Client {
+			return placement.NewReplicaEntry(be.Weight, routing, ts, ps)
+		}
+		return placement.NewClientEntry(be.Weight, routing, ts)
+	}
+	en := entry{
+		Entry: build(ts), intent: name, path: be.Path, target: be.Target(), statistic: be.Statistic, direction: direction,
+		other: func() placement.Entry { return build(s.targets(targets, direction, 1-be.Statistic)) },
+	}
+	if reverse {
+		en.target = "callers of " + be.Target()
+	}
+	if be.Limit > 0 {
+		l := &limit{
+			entry: be, intent: name, hard: be.Hard && !reverse, rejectUnmeasured: be.RejectUnmeasured, reverse: reverse,
+		}
+		if role == intent.Client {
+			l.Limit = placement.NewReplicaLimit(be.Limit, routing, ts, ps, !be.RejectUnmeasured)
+		} else {
+			l.Limit = placement.NewClientLimit(be.Limit, routing, ts)
+		}
+		s.limits = append(s.limits, *l)
+		s.hard = s.hard || l.hard
+		en.limit = l
+	}
+	s.entries = append(s.entries, en)
+}
+
+// targets finds the rows of nodes, revisions on one node added up. A node that the snapshot does not know has none.
+func (s *state) targets(nodes []index.NodeCount, d latency.Direction, st latency.Statistic) []placement.Target {
+	ts := make([]placement.Target, 0, len(nodes))
+	for _, nc := range nodes {
+		n, ok := s.snap.Index(nc.Node)
+		if !ok {
+			continue
+		}
+		if last := len(ts) - 1; last >= 0 && ts[last].Node == n { // the list is in the order of names
+			ts[last].Mass += float32(nc.Count)
+			continue
+		}
+		ts = append(ts, placement.Target{Row: s.snap.Row(n, d, st), Node: n, Mass: float32(nc.Count)})
+	}
+	return ts
+}
+
+// peers finds the nodes that hold peers of a pod: not the pods that it takes the place of in a rollout.
+func (s *state) peers(nodes []index.NodeCount, revision index.Revision) []placement.Peer {
+	ps := make([]placement.Peer, 0, len(nodes))
+	for _, nc := range nodes {
+		if revision.Replaces(nc.Revision) {
+			continue
+		}
+		if n, ok := s.snap.Index(nc.Node); ok {
+			ps = append(ps, placement.Peer{Node: n, Count: float32(nc.Count)})
+		}
+	}
+	return ps
+}

@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package nodelatency
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/klog/v2"
+	fwk "k8s.io/kube-scheduler/framework"
+
+	"github.com/fogsched/fogsched/pkg/metrics"
+)
+
+// wakeInterval is the least time between two looks at the rejected pods.
+const wakeInterval = 100 * time.Millisecond
+
+// waker sends a rejected pod back to the scheduling queue when a node that its limits excluded keeps them now. It looks
+// when there is a new snapshot, and when an intent or the place of a workload changed.
+type waker struct {
+	engine *engine
+	signal chan struct{}
+
+	mu       sync.Mutex
+	rejected map[types.UID]rejectedPod
+}
+
+type rejectedPod struct {
+	pod    *v1.Pod
+	handle fwk.Handle
+	nodes  []string // that the limits excluded
+}
+
+func newWaker(e *engine) *waker {
+	return &waker{engine: e, signal: make(chan struct{}, 1), rejected: map[types.UID]rejectedPod{}}
+}
+
+// add remembers a pod that was rejected on the data of a state.
+func (k *waker) add(pod *v1.Pod, handle fwk.Handle, s *state) {
+	r := rejectedPod{pod: pod, handle: handle}
+	for n, rejected := range s.rejected {
+		if rejected != 0 {
+			r.nodes = append(r.nodes, s.snap.Name(int32(n)))
+		}
+	}
+	k.mu.Lock()
+	k.rejected[pod.UID] = r
+	k.mu.Unlock()
+	// The data may have changed since the state was made.
+	k.wake()
+}
+
+func (k *waker) forget(uid types.UID) {
+	k.mu.Lock()
+	delete(k.rejected, uid)
+	k.mu.Unlock()
+}
+
+// wake has the rejected pods looked at soon.
+func (k *waker) wake() {
+	select {
+	case k.signal <- struct{}{}:
+	default:
+	}
+}
+
+// acceptable reports whether a node that a pod's limits excluded keeps them now.
+func (k *waker) acceptable(pod *v1.Pod) bool {
+	k.mu.Lock()
+	r, ok := k.rejected[pod.UID]
+	k.mu.Unlock()
+	return ok && k.acceptableNow(r)
+}
+
+func (k *waker) acceptableNow(r rejectedPod) bool {
+	w := k.engine.wantsOf(r.pod)
+	s := k.engine.compile(r.pod, &w, true)
+	for _, name := range r.nodes {
+		n, ok := s.snap.Index(name)
+		if !ok {
+			continue // the node is gone
+		}
+		if s.judge(n) == "" {
+			return true
+		}
+	}
+	return len(r.nodes) == 0
+}
+
+// run looks at the rejected pods whenever something changed, until ctx ends.
+func (k *waker) run(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-k.signal:
+		case <-k.engine.index.Changed():
+		case <-k.engine.catalog.changed:
+		}
+		k.look(ctx)
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(wakeInterval):
+		}
+	}
+}
+
+func (k *waker) look(ctx context.Context) {
+	defer k.engine.guard.Recover(ctx, "waker", nil)
+	k.mu.Lock()
+	pods := make([]rejectedPod, 0, len(k.rejected))
+	for _, r := range k.rejected {
+		pods = append(pods, r)
+	}
+	k.mu.Unlock()
+	for _, r := range pods {
+		if !k.acceptableNow(r) {
+			continue
+		}
+		k.forget(r.pod.UID)
+		metrics.Woken.Inc()
+		logger := klog.FromContext(ctx)
+		logger.V(3).Info("A node keeps the pod's latency limits now", "pod", klog.KObj(r.pod))
+		r.handle.Activate(logger, map[string]*v1.Pod{r.pod.Namespace + "/" + r.pod.Name: r.pod})
+	}
+}
