@@ -173,8 +173,7 @@ type Entry struct {
 	// +optional
 	// +kubebuilder:validation:Type=string
 	// +kubebuilder:validation:MaxLength=32
-	// +kubebuilder:validation:Pattern=`^([0-9]+(\.[0-9]+)?(ns|us|µs|ms|s|m|h))+$`
-	// +kubebuilder:validation:XValidation:rule="duration(self) > duration('0s') && duration(self) <= duration('60s')",message="the limit must be above 0 and at most 60s"
+	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9]+([.][0-9]+)?(ns|us|µs|ms|s|m|h))+$') && duration(self) > duration('0s') && duration(self) <= duration('60s')",message="a limit is a duration with its unit, for example 20ms, above 0 and at most 60s"
 	Limit *metav1.Duration `json:"limit,omitempty"`
 
 	// weight is this entry's share in the cost, 1 to 100.

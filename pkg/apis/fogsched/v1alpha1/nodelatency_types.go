@@ -85,8 +85,7 @@ type Measurement struct {
 	// +optional
 	// +kubebuilder:validation:Type=string
 	// +kubebuilder:validation:MaxLength=32
-	// +kubebuilder:validation:Pattern=`^([0-9]+(\.[0-9]+)?(ns|us|µs|ms|s|m|h))+$`
-	// +kubebuilder:validation:XValidation:rule="duration(self) > duration('0s') && duration(self) <= duration('60s')",message="an RTT is above 0 and at most 60s"
+	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9]+([.][0-9]+)?(ns|us|µs|ms|s|m|h))+$') && duration(self) > duration('0s') && duration(self) <= duration('60s')",message="an RTT is a duration with its unit, for example 20ms, above 0 and at most 60s"
 	Typical *metav1.Duration `json:"typical,omitempty"`
 
 	// tail is the 95th percentile of the RTT. Absent where every probe of the window was lost.
@@ -94,8 +93,7 @@ type Measurement struct {
 	// +optional
 	// +kubebuilder:validation:Type=string
 	// +kubebuilder:validation:MaxLength=32
-	// +kubebuilder:validation:Pattern=`^([0-9]+(\.[0-9]+)?(ns|us|µs|ms|s|m|h))+$`
-	// +kubebuilder:validation:XValidation:rule="duration(self) > duration('0s') && duration(self) <= duration('60s')",message="an RTT is above 0 and at most 60s"
+	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9]+([.][0-9]+)?(ns|us|µs|ms|s|m|h))+$') && duration(self) > duration('0s') && duration(self) <= duration('60s')",message="an RTT is a duration with its unit, for example 20ms, above 0 and at most 60s"
 	Tail *metav1.Duration `json:"tail,omitempty"`
 
 	// samples is the number of answered probes in the window.

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+# The go command uses all cores by itself; two of them side by side would compile the same packages twice.
+.NOTPARALLEL:
+
+KUBE_VERSION := v1.35.4
+VERSION ?= $(or $(shell GIT_OPTIONAL_LOCKS=0 git describe --tags --always --dirty 2>/dev/null),unknown)
+COMMIT := $(or $(shell git rev-parse HEAD 2>/dev/null),unknown)
+
+# One setting for all builds, so that they share what is compiled; the race detector, which needs cgo, is the exception.
+export CGO_ENABLED := 0
+# The version is set below. Asking git once more fails where the clone belongs to another user.
+export GOFLAGS := -buildvcs=false $(GOFLAGS)
+# Where the demo and the integration tests find the programs.
+export FOGSCHED_BIN := $(CURDIR)/bin
+
+# Tests run in their own folder, so a relative path must not reach them as it was given.
+ifneq ($(RTT_MEASURED),)
+override RTT_MEASURED := $(abspath $(RTT_MEASURED))
+export RTT_MEASURED
+endif
+ifneq ($(RTT_TRUE),)
+override RTT_TRUE := $(abspath $(RTT_TRUE))
+export RTT_TRUE
+endif
+
+kube_version = -X k8s.io/component-base/version.gitVersion=$(1) \
+	-X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=35 \
+	-X k8s.io/client-go/pkg/version.gitVersion=$(1)
+KUBE_LDFLAGS := -s -w $(call kube_version,$(KUBE_VERSION))
+# Kubernetes derives its feature gates from this version, so ours stands behind the plus sign.
+LDFLAGS := -s -w $(call kube_version,$(KUBE_VERSION)+fogsched.$(VERSION)) \
+	-X k8s.io/component-base/version.gitCommit=$(COMMIT) -X main.version=$(VERSION)
+
+CONTROL_PLANE := bin/etcd bin/kube-apiserver bin/kube-controller-manager bin/kube-scheduler bin/kwok
+RACE = $(if $(shell command -v "$$(go env CC)"),-race)
+
+.PHONY: help
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+##@ What people use
+
+.PHONY: demo
+demo: tools build ## bulletin board and Redis placed by measured latency, beside the stock scheduler (KEEP=1: stay up afterwards)
+	@go build -o bin/demo ./test/demo
+	@exec bin/demo -out out/demo $(if $(filter-out 0 false no,$(KEEP)),-keep)
+
+.PHONY: test
+test: test-unit test-integration ## unit tests with the race detector, and integration tests on a real API server
+
+.PHONY: verify
+verify: bin/gofumpt bin/golangci-lint bin/controller-gen ## formatting, linters, generated code, go.mod; changes nothing
+	@hack/verify-all.sh
+
+.PHONY: bench
+bench: ## benchmarks (BENCH=regexp, COUNT=runs, for benchstat)
+	go test -run '^$$' -bench '$(or $(BENCH),.)' -benchmem -count $(or $(COUNT),1) ./pkg/...
+
+.PHONY: quality
+quality: ## how near to the best the placements are (RTT_MEASURED=file RTT_TRUE=file RTT_UNIT=ms|s)
+	go test ./test/quality -run TestQuality -v -count=1 -timeout 30m
+
+.PHONY: build
+build: ## bin/fogsched and bin/fogprobe
+	@echo "building fogsched and fogprobe (the first time about 3 min) …"
+	@go build -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
+
+.PHONY: tools
+tools: $(CONTROL_PLANE) ## the control plane for demo and tests, built into bin/ once
+
+.PHONY: test-unit
+test-unit: ## unit tests with the race detector (without it where there is no C compiler)
+	$(if $(RACE),CGO_ENABLED=1) go test $(RACE) ./pkg/... ./cmd/...
+
+# The vet compiles on all cores; the tests then run one package at a time, because some of them measure time.
+.PHONY: test-integration
+test-integration: tools build ## integration tests on a real API server
+	@echo "compiling the integration tests (the first time about 2 min) …"
+	@go vet $(INTEGRATION)
+	go test -vet=off -p 1 -count=1 -timeout 20m $(INTEGRATION)
+INTEGRATION = $$(go list ./test/... | grep -v /test/quality)
+
+.PHONY: update
+update: bin/gofumpt bin/golangci-lint bin/controller-gen ## mend what verify complains about, where that can be done
+	@for script in hack/update-*.sh; do echo "== $$script"; "$$script"; done
+
+.PHONY: clean
+clean: ## remove what was built
+	rm -rf bin out
+
+# The programs of hack/tools are built when they are missing or their module changed. Each says how long it takes on two
+# cores with an empty cache, because the first of them make people wonder.
+cluster_module := hack/tools/cluster/go.mod hack/tools/cluster/go.sum
+kwok_module := hack/tools/kwok/go.mod hack/tools/kwok/go.sum
+lint_module := hack/tools/lint/go.mod hack/tools/lint/go.sum
+codegen_module := hack/tools/codegen/go.mod hack/tools/codegen/go.sum
+
+# $(1) module folder, $(2) package, $(3) time, $(4) linker flags
+define build_tool
+	@echo "building $(@F) (once, about $(3)) …"
+	@cd hack/tools/$(1) && go build -ldflags '$(or $(4),-s -w)' -o '$(CURDIR)/$@' $(2)
+	@touch $@
+endef
+
+bin/etcd: $(cluster_module)
+	$(call build_tool,cluster,go.etcd.io/etcd/server/v3,1 min)
+
+bin/kube-apiserver: $(cluster_module)
+	$(call build_tool,cluster,k8s.io/kubernetes/cmd/kube-apiserver,3 min,$(KUBE_LDFLAGS))
+
+bin/kube-controller-manager: $(cluster_module)
+	$(call build_tool,cluster,k8s.io/kubernetes/cmd/kube-controller-manager,2 min,$(KUBE_LDFLAGS))
+
+bin/kube-scheduler: $(cluster_module)
+	$(call build_tool,cluster,k8s.io/kubernetes/cmd/kube-scheduler,30 s,$(KUBE_LDFLAGS))
+
+bin/kwok: $(kwok_module)
+	$(call build_tool,kwok,sigs.k8s.io/kwok/cmd/kwok,2 min)
+
+bin/golangci-lint: $(lint_module)
+	$(call build_tool,lint,github.com/golangci/golangci-lint/v2/cmd/golangci-lint,2 min)
+
+bin/controller-gen: $(codegen_module)
+	$(call build_tool,codegen,sigs.k8s.io/controller-tools/cmd/controller-gen,30 s)
+
+bin/gofumpt: $(codegen_module)
+	$(call build_tool,codegen,mvdan.cc/gofumpt,10 s)
