@@ -103,7 +103,7 @@ func (p *NodeLatency) PostFilter(ctx context.Context, cycle fwk.CycleState, pod 
 	return nil, fwk.NewStatus(fwk.Unschedulable, s.nearestMisses()...)
 }
 
-// nearestMisses says for each hard limit which node comes nearest to keeping it.
+// nearestMisses says for each hard limit which of the nodes that the limits excluded comes nearest to keeping it.
 func (s *state) nearestMisses() []string {
 	var reasons []string
 	for i := range s.limits {
@@ -115,6 +115,9 @@ func (s *state) nearestMisses() []string {
 		var bestMicros float32
 		bestNode, bestTarget := int32(-1), int32(-1)
 		for n := range int32(s.snap.Len()) {
+			if s.rejected[n] == 0 {
+				continue
+			}
 			rtt, target := l.Decisive(n)
 			if us, ok := rtt.Micros(); ok && (bestNode < 0 || us < bestMicros) {
 				best, bestMicros, bestNode, bestTarget = rtt, us, n, target
@@ -124,13 +127,13 @@ func (s *state) nearestMisses() []string {
 		fmt.Fprintf(&b, "latency limit %s to %s (%s of %s): ", l.entry.Limit, l.entry.Target(), l.entry.Path, l.intent)
 		switch {
 		case bestNode < 0:
-			b.WriteString("no node has a measurement")
+			b.WriteString("none of those nodes has a measurement")
 		case bestMicros <= float32(l.entry.Limit.Microseconds()):
-			fmt.Fprintf(&b, "node %s keeps it with %s", s.snap.Name(bestNode), best)
+			fmt.Fprintf(&b, "node %s keeps this one with %s", s.snap.Name(bestNode), best)
 		default:
-			fmt.Fprintf(&b, "the best is node %s with %s", s.snap.Name(bestNode), best)
+			fmt.Fprintf(&b, "the nearest of them is %s with %s", s.snap.Name(bestNode), best)
 			if bestTarget >= 0 && bestTarget != bestNode {
-				fmt.Fprintf(&b, " to node %s", s.snap.Name(bestTarget))
+				fmt.Fprintf(&b, " to %s", s.snap.Name(bestTarget))
 			}
 		}
 		reasons = append(reasons, b.String())
