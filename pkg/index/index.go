@@ -42,6 +42,26 @@ func RevisionOf(pod *v1.Pod) Revision {
 	return Revision{App: app, Hash: hash}
 }
 
+// AnnotatedGroup names the pods that one annotation fogsched.dev/latency makes replicas of one another: those of the same
+// controller and, without one, of the same labels, with the same text. Two Deployments with the same text serve their clients
+// each on its own. It is "" for a pod without the annotation.
+func AnnotatedGroup(pod *v1.Pod) string {
+	text, ok := pod.Annotations[v1alpha1.LatencyAnnotation]
+	if !ok {
+		return ""
+	}
+	owner := metav1.GetControllerOfNoCopy(pod)
+	revision := RevisionOf(pod)
+	switch {
+	case revision.App != "":
+		return "Deployment/" + revision.App + "\n" + text
+	case owner != nil:
+		return owner.Kind + "/" + owner.Name + "\n" + text
+	default:
+		return labels.Set(pod.Labels).String() + "\n" + text
+	}
+}
+
 // Replaces reports whether pods of r take the place of pods of old.
 func (r Revision) Replaces(old Revision) bool {
 	return r.App != "" && r.App == old.App && r.Hash != old.Hash
@@ -58,7 +78,7 @@ type NodeCount struct {
 type Workload struct {
 	key     string
 	scope   scope
-	matches func(set labels.Set, annotation string) bool
+	matches func(set labels.Set, group string) bool
 	refs    int // guarded by Index.mu
 
 	counts map[countKey]int32 // guarded by Index.mu
@@ -94,7 +114,7 @@ const annotationKey = "\x00" + v1alpha1.LatencyAnnotation
 type record struct {
 	namespace  string
 	labels     map[string]string
-	annotation string
+	group      string // AnnotatedGroup
 	node       string
 	revision   Revision
 	assumed    bool
@@ -180,14 +200,13 @@ func (x *Index) podsLocked(namespace string, namespaces, selector labels.Selecto
 	})
 }
 
-// Annotated returns the workload of the pods in a namespace whose annotation fogsched.dev/latency is the given text.
-// Release it when it is no longer needed.
-func (x *Index) Annotated(namespace, text string) *Workload {
+// Annotated returns the workload of the pods of one AnnotatedGroup in a namespace. Release it when it is no longer needed.
+func (x *Index) Annotated(namespace, group string) *Workload {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	sc := scope{namespace: namespace, label: labelKey{namespace, annotationKey, text}}
-	return x.acquire("ns "+namespace+"\nannotation "+text, sc, func(_ labels.Set, annotation string) bool {
-		return annotation == text
+	sc := scope{namespace: namespace, label: labelKey{namespace, annotationKey, group}}
+	return x.acquire("ns "+namespace+"\nannotated "+group, sc, func(_ labels.Set, other string) bool {
+		return other == group
 	})
 }
 
@@ -251,9 +270,9 @@ func (x *Index) contains(w *Workload, r *record) bool {
 	if w.scope.all != nil {
 		// A namespace that is not known yet has no labels: it is looked at again when it appears.
 		ns, ok := x.namespaces[r.namespace]
-		return ok && w.scope.all.Matches(ns) && w.matches(r.labels, r.annotation)
+		return ok && w.scope.all.Matches(ns) && w.matches(r.labels, r.group)
 	}
-	return w.scope.namespace == r.namespace && w.matches(r.labels, r.annotation)
+	return w.scope.namespace == r.namespace && w.matches(r.labels, r.group)
 }
 
 // Matching appends the workloads that a pod belongs, or would belong, to. It takes no lock unless a workload came or went
@@ -268,31 +287,30 @@ func (x *Index) Matching(dst []*Workload, pod *v1.Pod) []*Workload {
 	if l.empty {
 		return dst
 	}
-	annotation := pod.Annotations[v1alpha1.LatencyAnnotation]
-	return l.match(dst, pod.Namespace, pod.Labels, annotation)
+	return l.match(dst, pod.Namespace, pod.Labels, AnnotatedGroup(pod))
 }
 
 // match appends the workloads of a pod with these properties.
-func (l *lookup) match(dst []*Workload, namespace string, set labels.Set, annotation string) []*Workload {
+func (l *lookup) match(dst []*Workload, namespace string, set labels.Set, group string) []*Workload {
 	if len(l.byLabel) > 0 {
 		for k, v := range set {
 			for _, w := range l.byLabel[labelKey{namespace, k, v}] {
-				if w.matches(set, annotation) {
+				if w.matches(set, group) {
 					dst = append(dst, w)
 				}
 			}
 		}
-		if annotation != "" {
-			dst = append(dst, l.byLabel[labelKey{namespace, annotationKey, annotation}]...)
+		if group != "" {
+			dst = append(dst, l.byLabel[labelKey{namespace, annotationKey, group}]...)
 		}
 	}
 	for _, w := range l.byNamespace[namespace] {
-		if w.matches(set, annotation) {
+		if w.matches(set, group) {
 			dst = append(dst, w)
 		}
 	}
 	for _, w := range l.wide {
-		if ns, ok := l.namespaces[namespace]; ok && w.scope.all.Matches(ns) && w.matches(set, annotation) {
+		if ns, ok := l.namespaces[namespace]; ok && w.scope.all.Matches(ns) && w.matches(set, group) {
 			dst = append(dst, w)
 		}
 	}
@@ -410,20 +428,20 @@ func (x *Index) Forget(uid types.UID) {
 }
 
 func (x *Index) put(pod *v1.Pod, node string, assumed bool) {
-	annotation := pod.Annotations[v1alpha1.LatencyAnnotation]
+	group := AnnotatedGroup(pod)
 	if r, ok := x.pods[pod.UID]; ok {
-		if r.node == node && r.annotation == annotation && sameLabels(r.labels, pod.Labels) {
+		if r.node == node && r.group == group && sameLabels(r.labels, pod.Labels) {
 			r.assumed = assumed
 			return
 		}
 		x.remove(pod.UID)
 	}
 	r := &record{
-		namespace: pod.Namespace, labels: pod.Labels, annotation: annotation, node: node,
+		namespace: pod.Namespace, labels: pod.Labels, group: group, node: node,
 		revision: RevisionOf(pod), assumed: assumed,
 	}
 	x.pods[pod.UID] = r
-	r.in = x.lookupLocked().match(nil, r.namespace, r.labels, r.annotation)
+	r.in = x.lookupLocked().match(nil, r.namespace, r.labels, r.group)
 	for _, w := range r.in {
 		w.add(countKey{node, r.revision}, 1)
 	}

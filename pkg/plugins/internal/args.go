@@ -25,7 +25,30 @@ func DecodeArgs(plugin string, obj runtime.Object, into any) error {
 		return nil
 	}
 	if err := yaml.UnmarshalStrict(u.Raw, into); err != nil {
+		if errs := badFields(u.Raw, into); len(errs) > 0 {
+			err = errs.ToAggregate()
+		}
 		return fmt.Errorf("pluginConfig of %s: %w", plugin, err)
 	}
 	return nil
+}
+
+// badFields decodes each field by itself: the decoder stops at the first bad value without saying where it stands.
+func badFields(raw []byte, into any) field.ErrorList {
+	var fields map[string]any
+	if err := yaml.UnmarshalStrict(raw, &fields); err != nil {
+		return nil
+	}
+	var errs field.ErrorList
+	for _, name := range slices.Sorted(maps.Keys(fields)) {
+		one, err := json.Marshal(map[string]any{name: fields[name]})
+		if err == nil {
+			err = json.Unmarshal(one, reflect.New(reflect.TypeOf(into).Elem()).Interface())
+		}
+		switch {
+		case err != nil:
+			errs = append(errs, field.Invalid(field.NewPath("args", name), fields[name], err.Error()))
+		}
+	}
+	return errs
 }

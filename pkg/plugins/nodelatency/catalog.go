@@ -45,7 +45,8 @@ type policy struct {
 	status   *v1alpha1.LatencyPolicyStatus // as it was last seen or written
 }
 
-type annotationKey struct{ namespace, text string }
+// annotationKey is an index.AnnotatedGroup in a namespace.
+type annotationKey struct{ namespace, group string }
 
 type annotation struct {
 	refs  int
@@ -249,12 +250,13 @@ func (c *catalog) allPolicies() map[types.NamespacedName]*policy {
 // setPod takes up a pod's annotation.
 func (c *catalog) setPod(pod *v1.Pod) {
 	text, ok := pod.Annotations[v1alpha1.LatencyAnnotation]
+	group := index.AnnotatedGroup(pod)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if ok && (pod.Status.Phase == v1.PodSucceeded || pod.Status.Phase == v1.PodFailed) {
 		ok = false
 	}
-	key := annotationKey{pod.Namespace, text}
+	key := annotationKey{pod.Namespace, group}
 	had, annotated := c.annotated[pod.UID]
 	if annotated == ok && (!ok || had == key) {
 		return
@@ -264,7 +266,7 @@ func (c *catalog) setPod(pod *v1.Pod) {
 	}
 	if ok {
 		c.annotated[pod.UID] = key
-		c.acquireAnnotation(key).refs++
+		c.acquireAnnotation(key, text).refs++
 	}
 }
 
@@ -288,17 +290,17 @@ func (c *catalog) dropAnnotation(uid types.UID, key annotationKey) {
 }
 
 // acquireAnnotation parses an annotation that is new.
-func (c *catalog) acquireAnnotation(key annotationKey) *annotation {
+func (c *catalog) acquireAnnotation(key annotationKey, text string) *annotation {
 	if a, ok := c.annotations[key]; ok {
 		return a
 	}
 	a := &annotation{}
-	in, err := intent.ParseAnnotation(key.namespace, key.text)
+	in, err := intent.ParseAnnotation(key.namespace, text)
 	if err != nil {
 		a.err = err
 		metrics.BadIntents.WithLabelValues("annotation").Inc()
 	} else {
-		a.bound = c.bind(in, c.index.Annotated(key.namespace, key.text))
+		a.bound = c.bind(in, c.index.Annotated(key.namespace, key.group))
 	}
 	c.annotations[key] = a
 	c.touch()
@@ -307,16 +309,16 @@ func (c *catalog) acquireAnnotation(key annotationKey) *annotation {
 
 // annotationOf returns what a pod's annotation says; nil where it has none.
 func (c *catalog) annotationOf(v *view, pod *v1.Pod) *annotation {
-	text, ok := pod.Annotations[v1alpha1.LatencyAnnotation]
-	if !ok {
+	group := index.AnnotatedGroup(pod)
+	if group == "" {
 		return nil
 	}
-	if a, ok := v.annotations[annotationKey{pod.Namespace, text}]; ok {
+	if a, ok := v.annotations[annotationKey{pod.Namespace, group}]; ok {
 		return a
 	}
 	// The pod's event is still under way to us.
 	c.setPod(pod)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.annotations[annotationKey{pod.Namespace, text}]
+	return c.annotations[annotationKey{pod.Namespace, group}]
 }
