@@ -28,6 +28,9 @@ const (
 	// A status is written when an RTT in it moved by more than both of these: status is for people, who read no noise.
 	statusNoise      = time.Millisecond
 	statusNoiseShare = 0.1
+
+	// maxStatusPairs bounds the pairs that one entry's status looks at; with more, every so many callers stand for all.
+	maxStatusPairs = 50_000
 )
 
 // statusWriter keeps the status of every LatencyPolicy at what holds now. Every replica of the scheduler computes the same,
@@ -273,7 +276,9 @@ func use(snap *latency.Snapshot, callers, servers []index.NodeCount, routing pla
 			}
 		}
 	}
-	for _, c := range callers {
+	stride := 1 + len(callers)*len(servers)/maxStatusPairs
+	for i := 0; i < len(callers); i += stride {
+		c := callers[i]
 		from, ok := snap.Index(c.Node)
 		if !ok {
 			continue
