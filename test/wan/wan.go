@@ -19,6 +19,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/fogsched/fogsched/pkg/probe/rxtime"
 )
 
 const (
@@ -151,6 +153,7 @@ func New(cfg Config) (*WAN, error) {
 		return nil, err
 	}
 	for i, conn := range w.public {
+		_ = rxtime.Enable(conn)
 		w.readers.Go(func() { w.readPublic(i, conn) })
 	}
 	return w, nil
@@ -344,11 +347,11 @@ func (w *WAN) set(nodes []int) []bool {
 
 // readPublic takes the datagrams that clients send to node to.
 func (w *WAN) readPublic(to int, conn *net.UDPConn) {
-	buf := make([]byte, maxDatagram)
+	buf, control := make([]byte, maxDatagram), make([]byte, rxtime.ControlLen)
 	target := netip.AddrPortFrom(w.nodes[to], w.targetPort)
 	for {
-		n, client, err := conn.ReadFromUDPAddrPort(buf)
-		now := time.Now()
+		n, nControl, _, client, err := conn.ReadMsgUDPAddrPort(buf, control)
+		now := rxtime.At(control[:nControl], time.Now())
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
@@ -376,10 +379,10 @@ func (w *WAN) readPublic(to int, conn *net.UDPConn) {
 
 // readPort takes the servers' answers to one client's port.
 func (w *WAN) readPort(p *clientPort) {
-	buf := make([]byte, maxDatagram)
+	buf, control := make([]byte, maxDatagram), make([]byte, rxtime.ControlLen)
 	for {
-		n, server, err := p.conn.ReadFromUDPAddrPort(buf)
-		now := time.Now()
+		n, nControl, _, server, err := p.conn.ReadMsgUDPAddrPort(buf, control)
+		now := rxtime.At(control[:nControl], time.Now())
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
@@ -398,7 +401,8 @@ func (w *WAN) readPort(p *clientPort) {
 	}
 }
 
-// travel decides when a datagram arrives that entered the link at a given time, and whether it does.
+// travel decides when a datagram arrives that entered the link at a given time, and whether it does. That time is when it
+// reached the machine, so that a late reader does not add to the delay.
 func (w *WAN) travel(from, to int, entered time.Time) (due time.Time, ok bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -441,6 +445,7 @@ func (w *WAN) port(node int, client netip.AddrPort) (*clientPort, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening a socket for %s: %w", client, err)
 	}
+	_ = rxtime.Enable(conn)
 	p := &clientPort{node: node, client: client, conn: conn}
 	p.lastUsed.Store(int64(now))
 	w.ports[client] = p

