@@ -112,13 +112,13 @@ const annotationKey = "\x00" + v1alpha1.LatencyAnnotation
 
 // record is a pod that is on a node, or will be.
 type record struct {
-	namespace  string
-	labels     map[string]string
-	group      string // AnnotatedGroup
-	node       string
-	revision   Revision
-	assumed    bool
-	in         []*Workload
+	namespace string
+	labels    map[string]string
+	group     string // AnnotatedGroup
+	node      string
+	revision  Revision
+	assumed   bool
+	in        []*Workload
 }
 
 // Index is a set of workloads. It is safe for concurrent use.

@@ -104,16 +104,48 @@ func ParseAnnotation(namespace, value string) (*Intent, error) {
 	var spec v1alpha1.LatencySpec
 	strict, err := json.UnmarshalStrict([]byte(value), &spec)
 	if err != nil {
+		if errs := badValues(value); len(errs) > 0 {
+			return nil, fmt.Errorf("%s: %w", root, errs.ToAggregate())
+		}
 		return nil, fmt.Errorf("%s: %w", root, err)
 	}
 	if len(strict) > 0 {
-		return nil, fmt.Errorf("%s: %w (known fields: dependencies, clients, statistic, whenUnsatisfiable, whenUnmeasured)",
-			root, strict[0])
+		return nil, fmt.Errorf("%s: %w; the known fields are dependencies, clients, statistic, whenUnsatisfiable, whenUnmeasured, "+
+			"and in an entry service, namespace, pods, nodes, limit, weight, routing, and of a client demand", root, strict[0])
 	}
 	if errs := Validate(&spec, nil); len(errs) > 0 {
 		return nil, fmt.Errorf("%s: %w", root, errs.ToAggregate())
 	}
 	return compile("annotation "+v1alpha1.LatencyAnnotation, namespace, &spec), nil
+}
+
+// badValues finds the limits and weights that are none: the decoder stops at them without saying where they stand.
+func badValues(value string) field.ErrorList {
+	type entry struct {
+		Limit  any `json:"limit"`
+		Weight any `json:"weight"`
+	}
+	var spec struct {
+		Dependencies []entry `json:"dependencies"`
+		Clients      []entry `json:"clients"`
+	}
+	// Whatever else is wrong with it, the decoder's own error tells.
+	_ = json.UnmarshalCaseSensitivePreserveInts([]byte(value), &spec)
+	var errs field.ErrorList
+	check := func(entries []entry, path *field.Path) {
+		for i, e := range entries {
+			text, ok := e.Limit.(string)
+			if _, err := time.ParseDuration(text); e.Limit != nil && (!ok || err != nil) {
+				errs = append(errs, field.Invalid(path.Index(i).Child("limit"), e.Limit, `must be a duration with its unit, for example "20ms"`))
+			}
+			if _, ok := e.Weight.(int64); e.Weight != nil && !ok {
+				errs = append(errs, field.Invalid(path.Index(i).Child("weight"), e.Weight, "must be a whole number from 1 to 100"))
+			}
+		}
+	}
+	check(spec.Dependencies, field.NewPath("dependencies"))
+	check(spec.Clients, field.NewPath("clients"))
+	return errs
 }
 
 // FromPolicy returns a policy's intent and the selector of the pods that it governs. Admission has refused most bad

@@ -5,6 +5,7 @@ package store
 
 import (
 	"context"
+	"maps"
 	"math"
 	"slices"
 	"sync"
@@ -89,6 +90,8 @@ func (s *Store) DeleteNode(name string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.nodes, name)
+	// What it reported stays unknown when a node of the same name comes: it may be another machine.
+	maps.DeleteFunc(s.reports, func(key reporter, _ []report) bool { return key.node == name })
 	s.markDirty()
 }
 
@@ -150,6 +153,10 @@ func (s *Store) Run(ctx context.Context) {
 			case <-ctx.Done():
 				return
 			case <-time.After(settle):
+			}
+			select {
+			case <-s.dirty: // what changed meanwhile is in the same snapshot
+			default:
 			}
 		}
 	}

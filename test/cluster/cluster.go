@@ -401,6 +401,7 @@ func poll(ctx context.Context, p *process, check func(context.Context) error) er
 	}
 	ticker := time.NewTicker(pollInterval)
 	defer ticker.Stop()
+	var seen error
 	for {
 		err := check(ctx)
 		if err == nil {
@@ -409,11 +410,15 @@ func poll(ctx context.Context, p *process, check func(context.Context) error) er
 		if f, ok := errors.AsType[final](err); ok {
 			return f.error
 		}
+		// What cut a check short says less than what the one before it saw.
+		if seen == nil || ctx.Err() == nil {
+			seen = err
+		}
 		select {
 		case <-exited:
 			return fail(errors.New("it ended while starting"))
 		case <-ctx.Done():
-			return fail(fmt.Errorf("not ready in time: %w (last seen: %w)", context.Cause(ctx), err))
+			return fail(fmt.Errorf("not ready in time: %w (last seen: %w)", context.Cause(ctx), seen))
 		case <-ticker.C:
 		}
 	}

@@ -5,9 +5,15 @@
 package internal
 
 import (
+	"encoding/json"
 	"fmt"
+	"maps"
+	"reflect"
+	"slices"
 
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+	kjson "sigs.k8s.io/json"
 	"sigs.k8s.io/yaml"
 )
 
@@ -26,14 +32,14 @@ func DecodeArgs(plugin string, obj runtime.Object, into any) error {
 	}
 	if err := yaml.UnmarshalStrict(u.Raw, into); err != nil {
 		if errs := badFields(u.Raw, into); len(errs) > 0 {
-			err = errs.ToAggregate()
+			return fmt.Errorf("pluginConfig of %s: %w", plugin, errs.ToAggregate())
 		}
 		return fmt.Errorf("pluginConfig of %s: %w", plugin, err)
 	}
 	return nil
 }
 
-// badFields decodes each field by itself: the decoder stops at the first bad value without saying where it stands.
+// badFields decodes each field by itself: the decoder stops at a bad value without saying where it stands.
 func badFields(raw []byte, into any) field.ErrorList {
 	var fields map[string]any
 	if err := yaml.UnmarshalStrict(raw, &fields); err != nil {
@@ -42,11 +48,14 @@ func badFields(raw []byte, into any) field.ErrorList {
 	var errs field.ErrorList
 	for _, name := range slices.Sorted(maps.Keys(fields)) {
 		one, err := json.Marshal(map[string]any{name: fields[name]})
-		if err == nil {
-			err = json.Unmarshal(one, reflect.New(reflect.TypeOf(into).Elem()).Interface())
+		if err != nil {
+			return nil
 		}
-		switch {
-		case err != nil:
+		strict, err := kjson.UnmarshalStrict(one, reflect.New(reflect.TypeOf(into).Elem()).Interface())
+		if err == nil && len(strict) > 0 {
+			err = strict[0]
+		}
+		if err != nil {
 			errs = append(errs, field.Invalid(field.NewPath("args", name), fields[name], err.Error()))
 		}
 	}

@@ -193,7 +193,9 @@ func (e *engine) setPod(pod *v1.Pod) {
 	if pod.Spec.NodeName != "" || pod.DeletionTimestamp != nil {
 		e.waker.forget(pod.UID)
 		e.forgetInvalid(pod.UID)
+		return
 	}
+	e.waker.update(pod)
 }
 
 func (e *engine) setNode(node *v1.Node) {

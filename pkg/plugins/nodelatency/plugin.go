@@ -102,6 +102,8 @@ func (p *NodeLatency) SignPod(ctx context.Context, pod *v1.Pod) (fragments []fwk
 	if len(names) == 0 {
 		return nil, nil
 	}
+	// Two pods are placed alike only while no intent changes between them: a policy keeps its name when it gets another spec.
+	names = append(names, fmt.Sprint(p.engine.catalog.generation.Load()))
 	return []fwk.SignFragment{{Key: "fogsched.dev/NodeLatency.Intents()", Value: names}}, nil
 }
 

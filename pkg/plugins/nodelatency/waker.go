@@ -4,6 +4,7 @@ package nodelatency
 
 import (
 	"context"
+	"maps"
 	"sync"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 	"k8s.io/klog/v2"
 	fwk "k8s.io/kube-scheduler/framework"
 
+	"github.com/fogsched/fogsched/pkg/apis/fogsched/v1alpha1"
 	"github.com/fogsched/fogsched/pkg/metrics"
 )
 
@@ -31,7 +33,9 @@ type waker struct {
 type rejectedPod struct {
 	pod    *v1.Pod
 	handle fwk.Handle
-	nodes  []string // that the limits excluded
+	// others are the nodes that the limits did not exclude: latency is not what stands in the way there. A node that came
+	// later, or that the snapshot did not know yet, is not among them.
+	others map[string]struct{}
 }
 
 func newWaker(e *engine) *waker {
@@ -40,10 +44,10 @@ func newWaker(e *engine) *waker {
 
 // add remembers a pod that was rejected on the data of a state.
 func (k *waker) add(pod *v1.Pod, handle fwk.Handle, s *state) {
-	r := rejectedPod{pod: pod, handle: handle}
+	r := rejectedPod{pod: pod, handle: handle, others: map[string]struct{}{}}
 	for n, rejected := range s.rejected {
-		if rejected != 0 {
-			r.nodes = append(r.nodes, s.snap.Name(int32(n)))
+		if rejected == 0 {
+			r.others[s.snap.Name(int32(n))] = struct{}{}
 		}
 	}
 	k.mu.Lock()
@@ -51,6 +55,22 @@ func (k *waker) add(pod *v1.Pod, handle fwk.Handle, s *state) {
 	k.mu.Unlock()
 	// The data may have changed since the state was made.
 	k.wake()
+}
+
+// update takes up a change of a pod that was rejected: its annotation and its labels say which limits it has.
+func (k *waker) update(pod *v1.Pod) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	r, ok := k.rejected[pod.UID]
+	if !ok {
+		return
+	}
+	old := r.pod
+	r.pod = pod
+	k.rejected[pod.UID] = r
+	if pod.Annotations[v1alpha1.LatencyAnnotation] != old.Annotations[v1alpha1.LatencyAnnotation] || !maps.Equal(pod.Labels, old.Labels) {
+		k.wake() // to the scheduling queue a new annotation is no event
+	}
 }
 
 func (k *waker) forget(uid types.UID) {
@@ -67,7 +87,7 @@ func (k *waker) wake() {
 	}
 }
 
-// acceptable reports whether a node that a pod's limits excluded keeps them now.
+// acceptable reports whether a node that a pod's limits excluded, or a new one, keeps them now.
 func (k *waker) acceptable(pod *v1.Pod) bool {
 	k.mu.Lock()
 	r, ok := k.rejected[pod.UID]
@@ -78,16 +98,15 @@ func (k *waker) acceptable(pod *v1.Pod) bool {
 func (k *waker) acceptableNow(r rejectedPod) bool {
 	w := k.engine.wantsOf(r.pod)
 	s := k.engine.compile(r.pod, &w, true)
-	for _, name := range r.nodes {
-		n, ok := s.snap.Index(name)
-		if !ok {
-			continue // the node is gone
+	for n := range int32(s.snap.Len()) {
+		if s.judge(n) != "" {
+			continue
 		}
-		if s.judge(n) == "" {
+		if _, ok := r.others[s.snap.Name(n)]; !ok {
 			return true
 		}
 	}
-	return len(r.nodes) == 0
+	return false
 }
 
 // run looks at the rejected pods whenever something changed, until ctx ends.

@@ -7,8 +7,9 @@ package zones
 import (
 	"fmt"
 	"os"
+	"slices"
+	"time"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"sigs.k8s.io/yaml"
 
@@ -36,16 +37,16 @@ type Table struct {
 //	- {between: [site-a, site-b], typical: 20ms, tail: 35ms}
 type file struct {
 	Within struct {
-		Zone   *metav1.Duration `json:"zone,omitempty"`
-		Region *metav1.Duration `json:"region,omitempty"`
+		Zone   *string `json:"zone,omitempty"`
+		Region *string `json:"region,omitempty"`
 	} `json:"within,omitempty"`
 	Pairs []pair `json:"pairs,omitempty"`
 }
 
 type pair struct {
-	Between []string         `json:"between"`
-	Typical *metav1.Duration `json:"typical"`
-	Tail    *metav1.Duration `json:"tail,omitempty"`
+	Between []string `json:"between"`
+	Typical *string  `json:"typical"`
+	Tail    *string  `json:"tail,omitempty"`
 }
 
 // Load reads a table. The error names the file and every bad field.
@@ -76,41 +77,53 @@ func Parse(data []byte) (*Table, error) {
 	}
 	t := &Table{pairs: map[[2]string]latency.Estimate{}}
 	var errs field.ErrorList
-	estimate := func(typical, tail *metav1.Duration, path *field.Path) latency.Estimate {
-		e := latency.Estimate{Provenance: latency.Zone}
-		if typical == nil {
-			errs = append(errs, field.Required(path, "give a round-trip time, for example 20ms"))
+	rtt := func(text string, path *field.Path) latency.RTT {
+		d, err := time.ParseDuration(text)
+		if err != nil {
+			errs = append(errs, field.Invalid(path, text, "must be a duration with its unit, for example 20ms"))
+			return latency.RTT{}
+		}
+		r, reason := latency.FromDuration(d)
+		if reason != "" {
+			errs = append(errs, field.Invalid(path, text, "must be above 0 and at most 60s"))
+		}
+		return r
+	}
+	within := func(text *string, path *field.Path) latency.Estimate {
+		if text == nil {
 			return latency.Estimate{}
 		}
-		var reason latency.Reason
-		if e.Typical, reason = latency.FromDuration(typical.Duration); reason != "" {
-			errs = append(errs, field.Invalid(path, typical.Duration.String(), "must be above 0 and at most 60s"))
-			return latency.Estimate{}
-		}
-		if tail != nil {
-			if e.Tail, reason = latency.FromDuration(tail.Duration); reason != "" || tail.Duration < typical.Duration {
-				errs = append(errs, field.Invalid(path, tail.Duration.String(), "the tail must be at least the typical RTT and at most 60s"))
-			}
-		}
-		return e
+		return latency.Estimate{Typical: rtt(*text, path), Provenance: latency.Zone}
 	}
-	if f.Within.Zone != nil {
-		t.withinZone = estimate(f.Within.Zone, nil, field.NewPath("within", "zone"))
-	}
-	if f.Within.Region != nil {
-		t.withinRegion = estimate(f.Within.Region, nil, field.NewPath("within", "region"))
-	}
+	t.withinZone = within(f.Within.Zone, field.NewPath("within", "zone"))
+	t.withinRegion = within(f.Within.Region, field.NewPath("within", "region"))
 	for i, p := range f.Pairs {
 		path := field.NewPath("pairs").Index(i)
 		if len(p.Between) != 2 || p.Between[0] == "" || p.Between[1] == "" {
 			errs = append(errs, field.Invalid(path.Child("between"), p.Between, "give two zones or regions by name"))
 			continue
 		}
+		if slices.Contains(p.Between, "true") || slices.Contains(p.Between, "false") {
+			// A region called no would never match, and nobody would be told.
+			errs = append(errs, field.Invalid(path.Child("between"), p.Between, "YAML reads y, n, yes, no, on and off as true or false: put such a name into quotes"))
+		}
 		key := [2]string{p.Between[0], p.Between[1]}
 		if _, ok := t.pairs[key]; ok {
 			errs = append(errs, field.Duplicate(path.Child("between"), p.Between))
 		}
-		e := estimate(p.Typical, p.Tail, path.Child("typical"))
+		e := latency.Estimate{Provenance: latency.Zone}
+		if p.Typical == nil {
+			errs = append(errs, field.Required(path.Child("typical"), "give a round-trip time, for example 20ms"))
+		} else {
+			e.Typical = rtt(*p.Typical, path.Child("typical"))
+		}
+		if p.Tail != nil {
+			e.Tail = rtt(*p.Tail, path.Child("tail"))
+			typical, _ := e.Typical.Micros()
+			if tail, ok := e.Tail.Micros(); ok && tail < typical {
+				errs = append(errs, field.Invalid(path.Child("tail"), *p.Tail, "must be at least the typical RTT"))
+			}
+		}
 		t.pairs[key] = e
 		t.pairs[[2]string{key[1], key[0]}] = e
 	}
