@@ -83,7 +83,7 @@ func sharedEngine(ctx context.Context, args *Args, handle fwk.Handle) (*engine, 
 	}
 	ctx = klog.NewContext(ctx, klog.LoggerWithName(klog.FromContext(ctx), Name))
 	e := newEngine(store.New(args.MaxAge.Duration, table))
-	if err := e.follow(ctx, handle.SharedInformerFactory()); err != nil {
+	if err := e.follow(handle.SharedInformerFactory()); err != nil {
 		return nil, err
 	}
 	e.start(ctx)
@@ -132,7 +132,7 @@ func (e *engine) start(ctx context.Context) {
 }
 
 // follow feeds the index from the scheduler's own informers.
-func (e *engine) follow(ctx context.Context, factory informers.SharedInformerFactory) error {
+func (e *engine) follow(factory informers.SharedInformerFactory) error {
 	core := factory.Core().V1()
 	err := followAs(e, core.Pods().Informer(), e.setPod, func(pod *v1.Pod) {
 		e.index.DeletePod(pod.UID)
@@ -259,10 +259,15 @@ func (e *engine) followCRDs(ctx context.Context, disc discovery.DiscoveryInterfa
 		if started[client.LatencyPolicies] && started[client.NodeLatencies] {
 			return
 		}
+		// What is not served is not waited for.
+		if !started[client.LatencyPolicies] {
+			e.policies.Store(true)
+		}
+		if !started[client.NodeLatencies] {
+			e.latencies.Store(true)
+		}
 		if !told && err != nil {
 			told = true
-			e.policies.Store(true)
-			e.latencies.Store(true)
 			logger.Info("The CRDs of fogsched.dev are not installed: annotations work, LatencyPolicy and NodeLatency objects do not. Watching for them")
 		}
 		select {

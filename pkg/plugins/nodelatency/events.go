@@ -28,8 +28,7 @@ func (p *NodeLatency) EventsToRegister(context.Context) ([]fwk.ClusterEventWithH
 // afterNodeChange queues a pod when the node of the event keeps its limits. The node may be new to the snapshot: nothing is
 // measured of it then, which is enough for a limit that allows that.
 func (p *NodeLatency) afterNodeChange(logger klog.Logger, pod *v1.Pod, _, newObj any) (hint fwk.QueueingHint, err error) {
-	hint = fwk.Queue
-	defer p.guard.Recover(klog.NewContext(context.Background(), logger), "QueueingHint", nil)
+	defer p.guard.Recover(klog.NewContext(context.Background(), logger), "QueueingHint", func() { hint = fwk.Queue })
 	node, ok := newObj.(*v1.Node)
 	if !ok {
 		return fwk.Queue, nil
@@ -49,8 +48,7 @@ func (p *NodeLatency) afterNodeChange(logger klog.Logger, pod *v1.Pod, _, newObj
 // afterPodChange queues a pod when another one, to which its limits lead, came, moved or went, and a node that was
 // rejected is acceptable now. The index may still be behind the event; the waker looks again when it has caught up.
 func (p *NodeLatency) afterPodChange(logger klog.Logger, pod *v1.Pod, oldObj, newObj any) (hint fwk.QueueingHint, err error) {
-	hint = fwk.Queue
-	defer p.guard.Recover(klog.NewContext(context.Background(), logger), "QueueingHint", nil)
+	defer p.guard.Recover(klog.NewContext(context.Background(), logger), "QueueingHint", func() { hint = fwk.Queue })
 	changed, ok := newObj.(*v1.Pod)
 	if !ok {
 		if changed, ok = oldObj.(*v1.Pod); !ok {
