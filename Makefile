@@ -67,7 +67,7 @@ quality: ## how near to the best the placements are (RTT_MEASURED=file RTT_TRUE=
 
 .PHONY: build
 build: ## bin/fogsched and bin/fogprobe
-	@echo "building fogsched and fogprobe (the first time about 3 min) …"
+	@echo "building fogsched and fogprobe (the first time about 30 s) …"
 	@go build -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
 
 .PHONY: tools
@@ -77,7 +77,7 @@ tools: $(CONTROL_PLANE) ## the control plane for demo and tests, built into bin/
 .PHONY: test-unit
 test-unit: ## unit tests with the race detector (without it where there is no C compiler)
 	@echo "compiling the unit tests (the first time about 2 min) …"
-	$(if $(RACE),CGO_ENABLED=1) go test $(RACE) $(UNIT)
+	$(if $(RACE),CGO_ENABLED=1) go test $(RACE) -timeout 5m $(UNIT)
 UNIT = $$(go list -f '{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}}{{end}}' ./pkg/... ./cmd/...)
 
 # The vet compiles on all cores; the tests then run one package at a time, because some of them measure time.
@@ -114,13 +114,13 @@ bin/etcd: $(cluster_module)
 	$(call build_tool,cluster,go.etcd.io/etcd/server/v3,1 min)
 
 bin/kube-apiserver: $(cluster_module)
-	$(call build_tool,cluster,k8s.io/kubernetes/cmd/kube-apiserver,3 min,$(KUBE_LDFLAGS))
+	$(call build_tool,cluster,k8s.io/kubernetes/cmd/kube-apiserver,4 min,$(KUBE_LDFLAGS))
 
 bin/kube-controller-manager: $(cluster_module)
-	$(call build_tool,cluster,k8s.io/kubernetes/cmd/kube-controller-manager,2 min,$(KUBE_LDFLAGS))
+	$(call build_tool,cluster,k8s.io/kubernetes/cmd/kube-controller-manager,1 min,$(KUBE_LDFLAGS))
 
 bin/kube-scheduler: $(cluster_module)
-	$(call build_tool,cluster,k8s.io/kubernetes/cmd/kube-scheduler,30 s,$(KUBE_LDFLAGS))
+	$(call build_tool,cluster,k8s.io/kubernetes/cmd/kube-scheduler,10 s,$(KUBE_LDFLAGS))
 
 bin/kwok: $(kwok_module)
 	$(call build_tool,kwok,sigs.k8s.io/kwok/cmd/kwok,2 min)

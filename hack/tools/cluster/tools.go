@@ -4,6 +4,8 @@
 
 // Package tools pins the control plane that the demo and the integration tests run; the Makefile builds it into bin/.
 // It is a module of its own because scheduler-plugins' requirements make kube-controller-manager ambiguous to import.
+//
+// Its indirect requirements follow the product's go.mod where both have them: what both compile is then compiled once.
 package tools
 
 import (
