@@ -24,7 +24,7 @@ import (
 // Revision tells the pods of one revision of a Deployment from those of another: while a rollout replaces them, the old
 // ones are no peers of the new.
 type Revision struct {
-	App  string // the Deployment's name
+	App  string // the Deployment's namespace and name
 	Hash string // its pod-template-hash
 }
 
@@ -39,7 +39,7 @@ func RevisionOf(pod *v1.Pod) Revision {
 	if !ok {
 		return Revision{}
 	}
-	return Revision{App: app, Hash: hash}
+	return Revision{App: pod.Namespace + "/" + app, Hash: hash}
 }
 
 // AnnotatedGroup names the pods that one annotation fogsched.dev/latency makes replicas of one another: those of the same
@@ -123,13 +123,15 @@ type record struct {
 
 // Index is a set of workloads. It is safe for concurrent use.
 type Index struct {
-	mu         sync.Mutex
-	pods       map[types.UID]*record
-	workloads  map[string]*Workload
-	services   map[types.NamespacedName]*service
-	namespaces map[string]labels.Set
-	nodes      map[string]labels.Set
-	nodeSets   map[string]*NodeSet
+	mu   sync.Mutex
+	pods map[types.UID]*record
+	// inNamespace has the same pods by namespace.
+	inNamespace map[string]map[types.UID]*record
+	workloads   map[string]*Workload
+	services    map[types.NamespacedName]*service
+	namespaces  map[string]labels.Set
+	nodes       map[string]labels.Set
+	nodeSets    map[string]*NodeSet
 
 	lookup atomic.Pointer[lookup]
 	// generation grows with every change that can alter a decision.
@@ -141,7 +143,8 @@ type Index struct {
 
 // lookup finds the workloads that a pod is in. It is immutable.
 type lookup struct {
-	byLabel     map[labelKey][]*Workload
+	byLabel     map[string]map[labelKey][]*Workload // by label name first: most labels of a pod are in no workload
+	names       []string                            // the label names in byLabel
 	byNamespace map[string][]*Workload
 	wide        []*Workload
 	empty       bool
@@ -151,13 +154,14 @@ type lookup struct {
 // New returns an empty index.
 func New() *Index {
 	return &Index{
-		pods:       map[types.UID]*record{},
-		workloads:  map[string]*Workload{},
-		services:   map[types.NamespacedName]*service{},
-		namespaces: map[string]labels.Set{},
-		nodes:      map[string]labels.Set{},
-		nodeSets:   map[string]*NodeSet{},
-		changed:    make(chan struct{}, 1),
+		pods:        map[types.UID]*record{},
+		inNamespace: map[string]map[types.UID]*record{},
+		workloads:   map[string]*Workload{},
+		services:    map[types.NamespacedName]*service{},
+		namespaces:  map[string]labels.Set{},
+		nodes:       map[string]labels.Set{},
+		nodeSets:    map[string]*NodeSet{},
+		changed:     make(chan struct{}, 1),
 	}
 }
 
@@ -235,12 +239,12 @@ func (x *Index) acquire(key string, sc scope, matches func(labels.Set, string) b
 	w := &Workload{key: key, scope: sc, matches: matches, refs: 1, counts: map[countKey]int32{}}
 	x.workloads[key] = w
 	x.lookup.Store(nil)
-	for _, r := range x.pods {
+	x.eachPod(sc, func(r *record) {
 		if x.contains(w, r) {
 			r.in = append(r.in, w)
 			w.counts[countKey{r.node, r.revision}]++
 		}
-	}
+	})
 	w.publish()
 	return w
 }
@@ -261,8 +265,21 @@ func (x *Index) releaseLocked(w *Workload) {
 	}
 	delete(x.workloads, w.key)
 	x.lookup.Store(nil)
-	for _, r := range x.pods {
+	x.eachPod(w.scope, func(r *record) {
 		r.in = slices.DeleteFunc(r.in, func(o *Workload) bool { return o == w })
+	})
+}
+
+// eachPod calls f for the pods of a scope's namespace, or for all.
+func (x *Index) eachPod(sc scope, f func(*record)) {
+	if sc.all == nil {
+		for _, r := range x.inNamespace[sc.namespace] {
+			f(r)
+		}
+		return
+	}
+	for _, r := range x.pods {
+		f(r)
 	}
 }
 
@@ -293,15 +310,19 @@ func (x *Index) Matching(dst []*Workload, pod *v1.Pod) []*Workload {
 // match appends the workloads of a pod with these properties.
 func (l *lookup) match(dst []*Workload, namespace string, set labels.Set, group string) []*Workload {
 	if len(l.byLabel) > 0 {
-		for k, v := range set {
-			for _, w := range l.byLabel[labelKey{namespace, k, v}] {
-				if w.matches(set, group) {
-					dst = append(dst, w)
+		if len(l.names) < len(set) { // a look-up in a pod's few labels is cheaper than the next step of a map's iteration
+			for _, k := range l.names {
+				if v, ok := set[k]; ok {
+					dst = l.matchLabel(dst, namespace, k, v, set, group)
 				}
+			}
+		} else {
+			for k, v := range set {
+				dst = l.matchLabel(dst, namespace, k, v, set, group)
 			}
 		}
 		if group != "" {
-			dst = append(dst, l.byLabel[labelKey{namespace, annotationKey, group}]...)
+			dst = append(dst, l.byLabel[annotationKey][labelKey{namespace, annotationKey, group}]...)
 		}
 	}
 	for _, w := range l.byNamespace[namespace] {
@@ -317,12 +338,21 @@ func (l *lookup) match(dst []*Workload, namespace string, set labels.Set, group 
 	return dst
 }
 
+func (l *lookup) matchLabel(dst []*Workload, namespace, k, v string, set labels.Set, group string) []*Workload {
+	for _, w := range l.byLabel[k][labelKey{namespace, k, v}] {
+		if w.matches(set, group) {
+			dst = append(dst, w)
+		}
+	}
+	return dst
+}
+
 func (x *Index) lookupLocked() *lookup {
 	if l := x.lookup.Load(); l != nil {
 		return l
 	}
 	l := &lookup{
-		byLabel: map[labelKey][]*Workload{}, byNamespace: map[string][]*Workload{}, namespaces: map[string]labels.Set{},
+		byLabel: map[string]map[labelKey][]*Workload{}, byNamespace: map[string][]*Workload{}, namespaces: map[string]labels.Set{},
 		empty: len(x.workloads) == 0,
 	}
 	for _, w := range x.workloads {
@@ -330,7 +360,13 @@ func (x *Index) lookupLocked() *lookup {
 		case w.scope.all != nil:
 			l.wide = append(l.wide, w)
 		case w.scope.label.key != "":
-			l.byLabel[w.scope.label] = append(l.byLabel[w.scope.label], w)
+			named := l.byLabel[w.scope.label.key]
+			if named == nil {
+				named = map[labelKey][]*Workload{}
+				l.byLabel[w.scope.label.key] = named
+				l.names = append(l.names, w.scope.label.key)
+			}
+			named[w.scope.label] = append(named[w.scope.label], w)
 		default:
 			l.byNamespace[w.scope.namespace] = append(l.byNamespace[w.scope.namespace], w)
 		}
@@ -408,14 +444,21 @@ func (x *Index) DeletePod(uid types.UID) {
 	x.remove(uid)
 }
 
-// Assume puts a pod on a node before it is bound.
+// Assume puts a pod on a node before it is bound. A pod that is in no workload is taken up when it is bound: until then nobody
+// asks for it, and most pods are such.
 func (x *Index) Assume(pod *v1.Pod, node string) {
+	var buffer [8]*Workload
+	counts := len(x.Matching(buffer[:0], pod)) > 0
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if r, ok := x.pods[pod.UID]; ok && !r.assumed {
-		return
+	r, ok := x.pods[pod.UID]
+	switch {
+	case ok && !r.assumed:
+	case counts:
+		x.put(pod, node, true)
+	case ok:
+		x.remove(pod.UID)
 	}
-	x.put(pod, node, true)
 }
 
 // Forget takes an assumed pod out, unless it was bound in the meantime.
@@ -441,6 +484,12 @@ func (x *Index) put(pod *v1.Pod, node string, assumed bool) {
 		revision: RevisionOf(pod), assumed: assumed,
 	}
 	x.pods[pod.UID] = r
+	same := x.inNamespace[r.namespace]
+	if same == nil {
+		same = map[types.UID]*record{}
+		x.inNamespace[r.namespace] = same
+	}
+	same[pod.UID] = r
 	r.in = x.lookupLocked().match(nil, r.namespace, r.labels, r.group)
 	for _, w := range r.in {
 		w.add(countKey{node, r.revision}, 1)
@@ -456,6 +505,11 @@ func (x *Index) remove(uid types.UID) {
 		return
 	}
 	delete(x.pods, uid)
+	if same := x.inNamespace[r.namespace]; len(same) > 1 {
+		delete(same, uid)
+	} else {
+		delete(x.inNamespace, r.namespace)
+	}
 	for _, w := range r.in {
 		w.add(countKey{r.node, r.revision}, -1)
 	}
@@ -502,10 +556,7 @@ func (x *Index) namespaceChanged(name string) {
 		if w.scope.all == nil {
 			continue
 		}
-		for _, r := range x.pods {
-			if r.namespace != name {
-				continue
-			}
+		for _, r := range x.inNamespace[name] {
 			was, is := slices.Contains(r.in, w), x.contains(w, r)
 			switch {
 			case is && !was:

@@ -19,15 +19,14 @@ const (
 	ReasonExpired     Reason = "expired"   // older than the maximum age
 	ReasonFailed      Reason = "failed"    // its own source says that the probe failed
 	ReasonNoTime      Reason = "no_time"   // without a time nobody can tell its age
-	ReasonUnknownNode Reason = "unknown_node"
-	ReasonSelf        Reason = "self" // a node's distance to itself is a control value, not a distance
+	ReasonSelf        Reason = "self"      // a node's distance to itself is a control value, not a distance
 )
 
 // Reasons lists every reason, for metrics that start at 0.
 func Reasons() []Reason {
 	return []Reason{
 		ReasonNotPositive, ReasonNaN, ReasonInfinite, ReasonTooLarge, ReasonFuture, ReasonExpired, ReasonFailed,
-		ReasonNoTime, ReasonUnknownNode, ReasonSelf,
+		ReasonNoTime, ReasonSelf,
 	}
 }
 

@@ -29,17 +29,16 @@ type Edge struct {
 type ZoneTable struct {
 	// Of is each node's zone, by node number; negative: the node has none.
 	Of []int32
-	// Pairs has the estimate from zone a to zone b at a*Zones+b; its provenance is Zone, or Unknown.
-	Pairs []Estimate
-	// Zones is the number of zones.
-	Zones int
+	// Between returns the estimate for a pair of zones, of provenance Zone or Unknown. It is called for the pairs that
+	// somebody asks for and for no others, because there may be a zone a site; it must be safe for concurrent use.
+	Between func(a, b int32) Estimate
 }
 
 func (z *ZoneTable) estimate(from, to int32) Estimate {
 	if z == nil || z.Of[from] < 0 || z.Of[to] < 0 {
 		return Estimate{}
 	}
-	return z.Pairs[int(z.Of[from])*z.Zones+int(z.Of[to])]
+	return z.Between(z.Of[from], z.Of[to])
 }
 
 // edge is an Edge without padding, 24 bytes. At is in Unix milliseconds.
@@ -91,6 +90,8 @@ type Snapshot struct {
 	in    [][]incoming
 	zones *ZoneTable
 	rows  [numStatistics][numDirections][]atomic.Pointer[Row]
+	// unknown is the row of a target that is no node of the snapshot.
+	unknown atomic.Pointer[Row]
 
 	measured int // ordered pairs
 }
@@ -159,6 +160,18 @@ func (s *Snapshot) Len() int { return len(s.names) }
 // Name returns the name of a node.
 func (s *Snapshot) Name(n int32) string { return s.names[n] }
 
+// Nodes numbers nodes. It keeps nothing of a snapshot alive but their names.
+type Nodes struct{ index map[string]int32 }
+
+// Index returns the number of the node with a name; ok is false where there is none.
+func (n Nodes) Index(name string) (number int32, ok bool) {
+	number, ok = n.index[name]
+	return number, ok
+}
+
+// Nodes returns the numbers of the snapshot's nodes.
+func (s *Snapshot) Nodes() Nodes { return Nodes{s.index} }
+
 // Index returns the number of the node with a name; ok is false where the snapshot does not know it.
 func (s *Snapshot) Index(name string) (n int32, ok bool) {
 	n, ok = s.index[name]
@@ -220,8 +233,22 @@ func (s *Snapshot) Row(target int32, d Direction, st Statistic) *Row {
 	return r
 }
 
-// Warm builds the rows that were read in an older snapshot, so that the first cycle on this one does not pay for them.
+// UnknownRow returns the row of a target that the snapshot does not know: every distance in it is unknown.
+func (s *Snapshot) UnknownRow() *Row {
+	r := s.unknown.Load()
+	if r == nil {
+		r = &Row{RTT: make([]RTT, len(s.names)), Provenance: make([]Provenance, len(s.names))}
+		s.unknown.Store(r)
+	}
+	return r
+}
+
+// Warm takes over from an older snapshot what is the same, the numbers of the nodes, and builds the rows that were read in it, so
+// that the first cycle on this one does not pay for them. Call it before others see the snapshot.
 func (s *Snapshot) Warm(older *Snapshot) {
+	if slices.Equal(s.names, older.names) {
+		s.names, s.index = older.names, older.index
+	}
 	for st := range older.rows {
 		for d := range older.rows[st] {
 			for i := range older.rows[st][d] {
@@ -240,12 +267,21 @@ func (s *Snapshot) buildRow(target int32, d Direction, st Statistic) *Row {
 	n := len(s.names)
 	r := &Row{RTT: make([]RTT, n), Provenance: make([]Provenance, n)}
 	if z := s.zones; z != nil && z.Of[target] >= 0 {
+		perZone := map[int32]Estimate{} // many nodes, few zones
 		for i := range n {
-			from, to := int32(i), target
-			if d == FromTarget {
-				from, to = to, from
+			zone := z.Of[i]
+			if zone < 0 {
+				continue
 			}
-			if e := z.estimate(from, to); e.RTT(st).Known() {
+			e, ok := perZone[zone]
+			if !ok {
+				e = z.Between(zone, z.Of[target])
+				if d == FromTarget {
+					e = z.Between(z.Of[target], zone)
+				}
+				perZone[zone] = e
+			}
+			if e.RTT(st).Known() {
 				r.RTT[i], r.Provenance[i] = e.RTT(st), e.Provenance
 			}
 		}

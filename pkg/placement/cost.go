@@ -354,8 +354,8 @@ func (ev *Evaluator) settle(costs []Cost) {
 	if len(ev.scratch) == len(costs) {
 		return
 	}
-	m := median(ev.scratch) // sorts
-	lo, hi := ev.scratch[0], ev.scratch[len(ev.scratch)-1]
+	lo, hi := slices.Min(ev.scratch), slices.Max(ev.scratch)
+	m := median(ev.scratch)
 	for i, c := range costs {
 		switch {
 		case c.Knowledge == Neutral:
@@ -366,14 +366,48 @@ func (ev *Evaluator) settle(costs []Cost) {
 	}
 }
 
-// median sorts values, of which there is at least one, and returns the middle one, or the mean of the two in the middle.
+// median returns the middle one of values, of which there is at least one, or the mean of the two in the middle. It reorders
+// them, and takes O(n): sorting would be most of the work of Costs.
 func median(values []float32) float32 {
-	slices.Sort(values)
 	n := len(values)
+	upper := nth(values, n/2)
 	if n%2 == 1 {
-		return values[n/2]
+		return upper
 	}
-	return (values[n/2-1] + values[n/2]) / 2
+	return (slices.Max(values[:n/2]) + upper) / 2
+}
+
+// nth returns the k-th smallest of values and moves the smaller ones before it: Hoare's algorithm "Find", with the median
+// of three as pivot.
+func nth(values []float32, k int) float32 {
+	lo, hi := 0, len(values)-1
+	for lo < hi {
+		a, b, c := values[lo], values[lo+(hi-lo)/2], values[hi]
+		pivot := max(min(a, b), min(max(a, b), c))
+		i, j := lo, hi
+		for i <= j {
+			for values[i] < pivot {
+				i++
+			}
+			for values[j] > pivot {
+				j--
+			}
+			if i <= j {
+				values[i], values[j] = values[j], values[i]
+				i++
+				j--
+			}
+		}
+		switch {
+		case k <= j:
+			hi = j
+		case k >= i:
+			lo = i
+		default:
+			return values[k]
+		}
+	}
+	return values[k]
 }
 
 func zeroed[T any](s []T, n int) []T {

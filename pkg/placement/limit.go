@@ -25,11 +25,16 @@ const (
 //	client entry, Nearest:  the smallest one is
 //	replica entry, Any:     the largest RTT from a client is
 //	replica entry, Nearest: the node is within the limit of a client that no peer covers yet, or all are covered
+//
+// A client that is measured, and within the limit of no node, is left out of the last one, unless that goes for all of them: else
+// it would keep every further replica from being placed, and none of them could help it.
 type Limit struct {
 	micros float32
 	rows   []*latency.Row
 	nodes  []int32
 	all    bool // every row must be within, not just one
+	// hopeless are the rows of clients that count only where they are unmeasured.
+	hopeless []*latency.Row
 }
 
 // NewClientLimit is the limit of a pod that calls servers.
@@ -46,19 +51,46 @@ func NewClientLimit(limit time.Duration, routing Routing, servers []Target) Limi
 // a measurement to a client counts as covering it.
 func NewReplicaLimit(limit time.Duration, routing Routing, clients []Target, peers []Peer, coveredUnmeasured bool) Limit {
 	l := Limit{micros: micros(limit), all: routing == Any}
+	var beyond []Target // the clients that no node covers
 	for _, k := range clients {
-		if routing == Nearest && l.covered(k, peers, coveredUnmeasured) {
-			continue
+		switch {
+		case routing == Nearest && l.covered(k, peers, coveredUnmeasured):
+		case routing == Nearest && !l.coverable(k):
+			beyond = append(beyond, k)
+		default:
+			l.rows, l.nodes = append(l.rows, k.Row), append(l.nodes, k.Node)
 		}
-		l.rows = append(l.rows, k.Row)
-		l.nodes = append(l.nodes, k.Node)
+	}
+	for _, k := range beyond {
+		if len(beyond) == len(clients) { // then the limit cannot be kept at all
+			l.rows, l.nodes = append(l.rows, k.Row), append(l.nodes, k.Node)
+		} else {
+			l.hopeless = append(l.hopeless, k.Row)
+		}
 	}
 	return l
 }
 
+// coverable reports whether a node is within the limit of a client. It is true, too, where nobody measured: then the limit is
+// undecided, and not hopeless.
+func (l *Limit) coverable(k Target) bool {
+	measured := false
+	for n, rtt := range k.Row.RTT {
+		us, ok := rtt.Micros()
+		if !ok || !k.Row.Provenance[n].IsMeasured() {
+			continue
+		}
+		if us <= l.micros {
+			return true
+		}
+		measured = true
+	}
+	return !measured
+}
+
 func (l *Limit) covered(k Target, peers []Peer, unmeasured bool) bool {
 	for _, p := range peers {
-		if !k.Row.Provenance[p.Node].IsMeasured() {
+		if p.Node < 0 || !k.Row.Provenance[p.Node].IsMeasured() {
 			if unmeasured {
 				return true
 			}
@@ -73,9 +105,17 @@ func (l *Limit) covered(k Target, peers []Peer, unmeasured bool) bool {
 
 func micros(d time.Duration) float32 { return float32(float64(d) / float64(time.Microsecond)) }
 
+// Empty reports whether no target is left that a node could be too far from.
+func (l *Limit) Empty() bool { return len(l.rows) == 0 }
+
 // Check judges a node; a negative number is a node that the snapshot does not know. A limit without targets is kept.
 func (l *Limit) Check(n int32) Verdict {
 	if len(l.rows) == 0 {
+		for _, r := range l.hopeless {
+			if n < 0 || !r.Provenance[n].IsMeasured() {
+				return Unmeasured
+			}
+		}
 		return Kept
 	}
 	if n < 0 {

@@ -25,18 +25,25 @@ func Score(cost, best float32) int64 {
 	return int64(math.Round(MaxScore * (float64(best) + noiseMicros) / (float64(cost) + noiseMicros)))
 }
 
-// RankBehind adds to the cost of each candidate that breaks a limit the highest cost of those that keep all of theirs:
-// it then ranks behind every one of them, and the breakers keep their order. Where all break, or none, nothing changes.
-func RankBehind(costs []Cost, breaks []bool) {
+// RankBehind puts each candidate that breaks a limit behind all that keep theirs: it adds 2·(worst + 1 ms) to its cost, worst
+// being the highest cost of the keepers, so that its score is less than half of that of every keeper. The breakers keep their
+// order. Where all break, or none, nothing changes. It returns the number of keepers, and what was added.
+func RankBehind(costs []Cost, breaks []bool) (keepers int, added float32) {
 	var worst float32
 	for i, c := range costs {
 		if !breaks[i] {
 			worst = max(worst, c.Micros)
+			keepers++
 		}
 	}
+	if keepers == 0 || keepers == len(costs) {
+		return keepers, 0
+	}
+	added = 2 * (worst + noiseMicros)
 	for i := range costs {
 		if breaks[i] {
-			costs[i].Micros += worst
+			costs[i].Micros += added
 		}
 	}
+	return keepers, added
 }

@@ -7,6 +7,7 @@ import (
 	"context"
 	"maps"
 	"math"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -163,6 +164,12 @@ func (s *Store) Run(ctx context.Context) {
 }
 
 func (s *Store) tick(logger klog.Logger, now time.Time) {
+	defer func() { // the last snapshot stays; a bug of ours is no reason to stop scheduling
+		if r := recover(); r != nil {
+			metrics.Panics.WithLabelValues("NodeLatency", "store").Inc()
+			logger.Error(nil, "Recovered a panic while building a snapshot; the last one stays", "panic", r, "stack", string(debug.Stack()))
+		}
+	}()
 	next, newest := s.build(now)
 	old := s.current.Load()
 	next.Warm(old)
@@ -260,11 +267,9 @@ func (s *Store) zoneTable(at []zones.Location, edges [][]latency.Edge) *latency.
 		}
 		of[i] = n
 	}
-	z := len(locations)
-	if z == 0 {
+	if len(locations) == 0 {
 		return nil
 	}
-	t := &latency.ZoneTable{Of: of, Zones: z, Pairs: make([]latency.Estimate, z*z)}
 	type gathered struct{ typical, tail []float64 }
 	samples := map[[2]int32]*gathered{}
 	for from, es := range edges {
@@ -287,18 +292,24 @@ func (s *Store) zoneTable(at []zones.Location, edges [][]latency.Edge) *latency.
 			}
 		}
 	}
-	for a := range z {
-		for b := range z {
-			e := s.zones.Between(locations[a], locations[b])
-			if g := samples[[2]int32{int32(min(a, b)), int32(max(a, b))}]; !e.Typical.Known() && g != nil && len(g.typical) >= minZoneSamples {
-				e = latency.Estimate{Provenance: latency.Zone}
-				e.Typical, _ = latency.FromSeconds(median(g.typical))
-				e.Tail, _ = latency.FromSeconds(median(g.tail))
-			}
-			t.Pairs[a*z+b] = e
+	// Sparse: with a zone a site, all pairs of zones would be more than all that was measured.
+	measured := make(map[[2]int32]latency.Estimate, len(samples))
+	for key, g := range samples {
+		if len(g.typical) < minZoneSamples {
+			continue
 		}
+		e := latency.Estimate{Provenance: latency.Zone}
+		e.Typical, _ = latency.FromSeconds(median(g.typical))
+		e.Tail, _ = latency.FromSeconds(median(g.tail))
+		measured[key] = e
 	}
-	return t
+	table := s.zones
+	return &latency.ZoneTable{Of: of, Between: func(a, b int32) latency.Estimate {
+		if e := table.Between(locations[a], locations[b]); e.Typical.Known() {
+			return e
+		}
+		return measured[[2]int32{min(a, b), max(a, b)}]
+	}}
 }
 
 // median returns the median of values, which it sorts; NaN where there is none.

@@ -30,20 +30,24 @@ func DecodeArgs(plugin string, obj runtime.Object, into any) error {
 	if len(u.Raw) == 0 {
 		return nil
 	}
-	if err := yaml.UnmarshalStrict(u.Raw, into); err != nil {
-		if errs := badFields(u.Raw, into); len(errs) > 0 {
-			return fmt.Errorf("pluginConfig of %s: %w", plugin, errs.ToAggregate())
-		}
+	data, err := yaml.YAMLToJSONStrict(u.Raw)
+	if err != nil {
+		return fmt.Errorf("pluginConfig of %s: %w", plugin, err)
+	}
+	if errs := badFields(data, into); len(errs) > 0 {
+		return fmt.Errorf("pluginConfig of %s: %w", plugin, errs.ToAggregate())
+	}
+	if err := kjson.UnmarshalCaseSensitivePreserveInts(data, into); err != nil {
 		return fmt.Errorf("pluginConfig of %s: %w", plugin, err)
 	}
 	return nil
 }
 
-// badFields decodes each field by itself: the decoder stops at a bad value without saying where it stands.
-func badFields(raw []byte, into any) field.ErrorList {
+// badFields decodes each field by itself, to tell where a bad one stands and to tell of all of them at once.
+func badFields(data []byte, into any) field.ErrorList {
 	var fields map[string]any
-	if err := yaml.UnmarshalStrict(raw, &fields); err != nil {
-		return nil
+	if err := kjson.UnmarshalCaseSensitivePreserveInts(data, &fields); err != nil {
+		return nil // the decoder says what it is instead of a map
 	}
 	var errs field.ErrorList
 	for _, name := range slices.Sorted(maps.Keys(fields)) {

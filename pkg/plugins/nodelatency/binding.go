@@ -23,19 +23,23 @@ import (
 // Placement is the JSON of the annotation fogsched.dev/placement: why the pod is where it is.
 type Placement struct {
 	Node string `json:"node"`
-	// Cost is the mean of the entries' RTTs by weight, "12.3ms"; a breach of a limit is on top of it.
+	// Cost is the mean of the entries' RTTs by weight, "12.3ms".
 	Cost string `json:"cost,omitempty"`
 	// Candidates is the number of nodes that were compared.
 	Candidates int `json:"candidates,omitempty"`
 	// RunnerUp is the best of the others.
 	RunnerUp *RunnerUp        `json:"runnerUp,omitempty"`
 	Entries  []PlacementEntry `json:"entries"`
+	// EntriesLeftOut is how many more entries there were.
+	EntriesLeftOut int `json:"entriesLeftOut,omitempty"`
 }
 
 // RunnerUp is the candidate that came next by latency, or that was ahead of the chosen one when other plugins decided.
 type RunnerUp struct {
 	Node string `json:"node"`
 	Cost string `json:"cost"`
+	// LimitBroken is set where it breaks a limit, and so ranked behind.
+	LimitBroken bool `json:"limitBroken,omitempty"`
 }
 
 // PlacementEntry is one entry of an intent on the chosen node.
@@ -78,7 +82,7 @@ func (p *NodeLatency) Bind(ctx context.Context, cycle fwk.CycleState, pod *v1.Po
 	if len(broken) > 0 {
 		metrics.LimitsBroken.Add(float64(len(broken)))
 		if r := p.handle.EventRecorder(); r != nil {
-			r.Eventf(pod, nil, v1.EventTypeWarning, EventLimitExceeded, "Scheduling", "%s", strings.Join(broken, "; "))
+			r.Eventf(pod, nil, v1.EventTypeWarning, EventLimitExceeded, "Scheduling", "%s", shorten(strings.Join(broken, "; "), maxEventBytes))
 		}
 	}
 	return nil
@@ -105,10 +109,34 @@ func (p *NodeLatency) explain(ctx context.Context, cycle fwk.CycleState, nodeNam
 	}
 	why, broken := s.explain(nodeName, time.Now())
 	data, err := json.Marshal(why)
+	if err != nil || len(data) > maxPlacementBytes {
+		why.Entries, why.EntriesLeftOut = nil, len(s.entries)
+		data, err = json.Marshal(why)
+	}
 	if err != nil {
-		return "", nil
+		return "", broken
 	}
 	return string(data), broken
+}
+
+const (
+	// The API server does not check the size of the annotations that come with a Binding, and then refuses every later change
+	// of a pod that has too many: the explanation must stay small whatever the intents say.
+	maxPlacementBytes   = 8 << 10
+	maxPlacementEntries = 16
+	maxPlacementText    = 128
+
+	// maxEventBytes is the API server's limit of an event's note.
+	maxEventBytes = 1024
+)
+
+// shorten cuts a text to at most limit bytes.
+func shorten(text string, limit int) string {
+	if len(text) <= limit {
+		return text
+	}
+	const ellipsis = "…"
+	return strings.ToValidUTF8(text[:limit-len(ellipsis)], "") + ellipsis
 }
 
 func (s *state) explain(nodeName string, now time.Time) (Placement, []string) {
@@ -119,20 +147,25 @@ func (s *state) explain(nodeName string, now time.Time) (Placement, []string) {
 	why := Placement{Node: nodeName, Candidates: s.candidates}
 	var broken []string
 	if s.costs != nil && n >= 0 && s.costs[n] > 0 {
-		why.Cost = latency.Format(time.Duration(s.costs[n]))
+		why.Cost, _ = s.costFor(n)
 		other := s.best
 		if other == n {
 			other = s.second
 		}
 		if other >= 0 {
-			why.RunnerUp = &RunnerUp{Node: s.snap.Name(other), Cost: latency.Format(time.Duration(s.costs[other]))}
+			why.RunnerUp = &RunnerUp{Node: s.snap.Name(other)}
+			why.RunnerUp.Cost, why.RunnerUp.LimitBroken = s.costFor(other)
 		}
 	}
 	for i := range s.entries {
+		if i == maxPlacementEntries { // the pod's own come first
+			why.EntriesLeftOut = len(s.entries) - i
+			break
+		}
 		e := &s.entries[i]
 		x := e.At(n)
 		pe := PlacementEntry{
-			From: e.intent, Entry: e.path, Target: e.target, Provenance: x.Provenance.String(), UnknownPairs: x.Unknown,
+			From: shorten(e.intent, maxPlacementText), Entry: e.path, Target: shorten(e.target, maxPlacementText), Provenance: x.Provenance.String(), UnknownPairs: x.Unknown,
 		}
 		o := e.other()
 		typical, tail := x.RTT, o.At(n).RTT
@@ -152,13 +185,42 @@ func (s *state) explain(nodeName string, now time.Time) (Placement, []string) {
 			pe.Limit = e.limit.entry.Limit.String()
 			if pe.LimitBroken = e.limit.Check(n) == placement.Exceeded; pe.LimitBroken && !e.limit.reverse {
 				rtt, target := e.limit.Decisive(n)
-				broken = append(broken, fmt.Sprintf("Node %s exceeds the latency limit %s to %s (%s of %s): %s to node %s; no candidate keeps every limit",
-					nodeName, e.limit.entry.Limit, e.target, e.path, e.intent, rtt, s.snap.Name(target)))
+				broken = append(broken, fmt.Sprintf("Node %s exceeds the latency limit %s to %s (%s of %s): %s to node %s; %s",
+					nodeName, e.limit.entry.Limit, shorten(e.target, maxPlacementText), e.path, e.intent, rtt, s.name(target), s.whyBroken()))
 			}
 		}
 		why.Entries = append(why.Entries, pe)
 	}
 	return why, broken
+}
+
+// costFor returns a candidate's cost for people, without what put it behind, and whether it breaks a limit.
+func (s *state) costFor(n int32) (cost string, breaks bool) {
+	c := s.costs[n]
+	if breaks = s.breaksAny(n); breaks {
+		c -= s.penalty
+	}
+	return latency.Format(time.Duration(c)), breaks
+}
+
+// whyBroken says why a pod is on a node that breaks a limit.
+func (s *state) whyBroken() string {
+	switch {
+	case s.costs == nil:
+		return "no other node was feasible; whenUnsatisfiable: DoNotSchedule would keep the pod pending"
+	case s.keepers == 0:
+		return "no candidate keeps every limit; whenUnsatisfiable: DoNotSchedule would keep the pod pending"
+	default:
+		return fmt.Sprintf("%d candidates keep every limit, and other scheduling preferences outweighed it", s.keepers)
+	}
+}
+
+// name returns the name of a node of the snapshot.
+func (s *state) name(n int32) string {
+	if n < 0 {
+		return "unknown"
+	}
+	return s.snap.Name(n)
 }
 
 // maxAgePairs bounds how many pairs of an entry are asked for their age.
@@ -172,6 +234,9 @@ func (s *state) oldest(e *placement.Entry, d latency.Direction, n int32, now tim
 	for i, target := range e.Targets() {
 		if i == maxAgePairs {
 			break
+		}
+		if target < 0 {
+			continue
 		}
 		from, to := n, target
 		if d == latency.FromTarget {

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -23,6 +24,9 @@ import (
 // unless something changed.
 type catalog struct {
 	index *index.Index
+	// exists reports whether the informer's cache still has a pod. The cache is ahead of the events, so that an event will tell
+	// when the pod goes.
+	exists func(*v1.Pod) bool
 
 	mu          sync.Mutex
 	policies    map[types.NamespacedName]*policy
@@ -49,7 +53,8 @@ type policy struct {
 type annotationKey struct{ namespace, group string }
 
 type annotation struct {
-	refs  int
+	refs  int // pods that have it
+	made  time.Time
 	bound *bound
 	err   error
 }
@@ -118,6 +123,7 @@ type view struct {
 func newCatalog(x *index.Index) *catalog {
 	return &catalog{
 		index:       x,
+		exists:      func(*v1.Pod) bool { return true },
 		policies:    map[types.NamespacedName]*policy{},
 		annotations: map[annotationKey]*annotation{},
 		annotated:   map[types.UID]annotationKey{},
@@ -294,7 +300,7 @@ func (c *catalog) acquireAnnotation(key annotationKey, text string) *annotation 
 	if a, ok := c.annotations[key]; ok {
 		return a
 	}
-	a := &annotation{}
+	a := &annotation{made: time.Now()}
 	in, err := intent.ParseAnnotation(key.namespace, text)
 	if err != nil {
 		a.err = err
@@ -316,9 +322,30 @@ func (c *catalog) annotationOf(v *view, pod *v1.Pod) *annotation {
 	if a, ok := v.annotations[annotationKey{pod.Namespace, group}]; ok {
 		return a
 	}
-	// The pod's event is still under way to us.
-	c.setPod(pod)
+	// The pod's event is still under way to us. Or the pod is gone, and no event will take back what is kept for it: then sweep does.
+	if c.exists(pod) {
+		c.setPod(pod)
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.annotations[annotationKey{pod.Namespace, group}]
+	if a, ok := c.annotations[annotationKey{pod.Namespace, group}]; ok {
+		return a
+	}
+	return c.acquireAnnotation(annotationKey{pod.Namespace, group}, pod.Annotations[v1alpha1.LatencyAnnotation])
+}
+
+// sweepAge is how long an annotation that no pod has is kept.
+const sweepAge = time.Minute
+
+// sweep drops the annotations that no pod has.
+func (c *catalog) sweep(now time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for key, a := range c.annotations {
+		if a.refs == 0 && now.Sub(a.made) > sweepAge {
+			delete(c.annotations, key)
+			c.release(a.bound)
+			c.touch()
+		}
+	}
 }

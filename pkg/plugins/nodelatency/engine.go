@@ -11,7 +11,9 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/tools/cache"
@@ -31,6 +33,8 @@ import (
 const (
 	// crdInterval is how often the engine looks whether the CRDs are there, until they are.
 	crdInterval = 5 * time.Second
+	// retryInterval is the time between two attempts to ask when the first one failed.
+	retryInterval = 200 * time.Millisecond
 	// startTimeout bounds how long the first cycles wait for the first data; then they go on without.
 	startTimeout = 3 * time.Second
 )
@@ -134,6 +138,11 @@ func (e *engine) start(ctx context.Context) {
 // follow feeds the index from the scheduler's own informers.
 func (e *engine) follow(factory informers.SharedInformerFactory) error {
 	core := factory.Core().V1()
+	pods := core.Pods().Lister()
+	e.catalog.exists = func(pod *v1.Pod) bool {
+		got, err := pods.Pods(pod.Namespace).Get(pod.Name)
+		return err == nil && got.UID == pod.UID
+	}
 	err := followAs(e, core.Pods().Informer(), e.setPod, func(pod *v1.Pod) {
 		e.index.DeletePod(pod.UID)
 		e.catalog.deletePod(pod.UID)
@@ -159,24 +168,36 @@ func (e *engine) follow(factory informers.SharedInformerFactory) error {
 	return err
 }
 
-func followAs[T any](e *engine, informer cache.SharedIndexInformer, set, remove func(T)) error {
+func followAs[T metav1.Object](e *engine, informer cache.SharedIndexInformer, set, remove func(T)) error {
+	guarded := func(f func()) {
+		defer e.guard.Recover(context.Background(), "informer", nil)
+		f()
+	}
 	registration, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
 		AddFunc: func(obj any) {
 			if o, ok := obj.(T); ok {
-				set(o)
+				guarded(func() { set(o) })
 			}
 		},
-		UpdateFunc: func(_, obj any) {
-			if o, ok := obj.(T); ok {
-				set(o)
+		UpdateFunc: func(old, obj any) {
+			o, ok := obj.(T)
+			if !ok {
+				return
 			}
+			guarded(func() {
+				// One that was deleted and made again while the watch was broken comes as an update.
+				if was, ok := old.(T); ok && was.GetUID() != o.GetUID() {
+					remove(was)
+				}
+				set(o)
+			})
 		},
 		DeleteFunc: func(obj any) {
 			if d, ok := obj.(cache.DeletedFinalStateUnknown); ok {
 				obj = d.Obj
 			}
 			if o, ok := obj.(T); ok {
-				remove(o)
+				guarded(func() { remove(o) })
 			}
 		},
 	})
@@ -205,17 +226,26 @@ func (e *engine) setNode(node *v1.Node) {
 	})
 }
 
-// waitReady holds the first cycles until the index and the policies are there, for startTimeout at most: pods placed
+// waitReady holds the first cycles until the index, the policies and a snapshot are there, for startTimeout at most: pods placed
 // before would be placed without their intents.
 func (e *engine) waitReady(ctx context.Context) {
 	e.once.Do(func() {
 		ctx, cancel := context.WithTimeout(ctx, startTimeout)
 		defer cancel()
-		if !cache.WaitForCacheSync(ctx.Done(), e.synced...) {
+		if !cache.WaitForCacheSync(ctx.Done(), e.synced...) || !e.waitSnapshot(ctx, time.Now()) {
 			klog.FromContext(ctx).Info("Scheduling before the first data is here", "waited", startTimeout)
 		}
 		e.ready.Store(true)
 	})
+}
+
+// waitSnapshot waits until there is a snapshot of what the store held at a time: the store gathers changes for a while before
+// it builds one, and the first snapshots lack nodes whose events came just before.
+func (e *engine) waitSnapshot(ctx context.Context, since time.Time) bool {
+	e.store.Rebuild()
+	return wait.PollUntilContextCancel(ctx, 5*time.Millisecond, true, func(context.Context) (bool, error) {
+		return !e.store.Snapshot().Built().Before(since), nil
+	}) == nil
 }
 
 // followCRDs waits until the CRDs are installed, says once when they are not, and follows the objects from then on.
@@ -255,6 +285,12 @@ func (e *engine) followCRDs(ctx context.Context, disc discovery.DiscoveryInterfa
 			}
 		case !apierrors.IsNotFound(err):
 			logger.V(2).Info("Could not ask the API server for our CRDs; will ask again", "err", err)
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(retryInterval):
+			}
+			continue
 		}
 		if started[client.LatencyPolicies] && started[client.NodeLatencies] {
 			return
@@ -313,6 +349,9 @@ func (e *engine) followPolicies(ctx context.Context, c *client.Client) {
 // reportInvalid tells the owner of a pod, once, that its annotation is not used.
 func (e *engine) reportInvalid(handle fwk.Handle, pod *v1.Pod, err error) {
 	text := err.Error()
+	if !e.catalog.exists(pod) {
+		return
+	}
 	e.invalidMu.Lock()
 	told := e.invalid[pod.UID] == text
 	e.invalid[pod.UID] = text
@@ -321,7 +360,7 @@ func (e *engine) reportInvalid(handle fwk.Handle, pod *v1.Pod, err error) {
 		return
 	}
 	handle.EventRecorder().Eventf(pod, nil, v1.EventTypeWarning, EventInvalidAnnotation, "Scheduling",
-		"Placed without regard to latency, because %s", text)
+		"%s", shorten("Placed without regard to latency, because "+text, maxEventBytes))
 }
 
 func (e *engine) forgetInvalid(uid types.UID) {

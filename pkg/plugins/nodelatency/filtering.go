@@ -41,7 +41,7 @@ func (p *NodeLatency) PreFilter(ctx context.Context, cycle fwk.CycleState, pod *
 	return nil, nil
 }
 
-// skip is shared: the framework does not write to a Skip status of PreFilter that carries no reasons.
+// skip is shared: the framework does not write to a Skip status of PreFilter or PreScore.
 var skip = fwk.NewStatus(fwk.Skip)
 
 // PreFilterExtensions returns nil: adding or removing other pods does not bring a node nearer.
@@ -108,7 +108,7 @@ func (s *state) nearestMisses() []string {
 	var reasons []string
 	for i := range s.limits {
 		l := &s.limits[i]
-		if !l.hard {
+		if !l.hard || l.Empty() {
 			continue
 		}
 		var best latency.RTT
@@ -128,12 +128,14 @@ func (s *state) nearestMisses() []string {
 		switch {
 		case bestNode < 0:
 			b.WriteString("none of those nodes has a measurement")
+		case l.Check(bestNode) == placement.Unmeasured:
+			fmt.Fprintf(&b, "the nearest of them is %s with %s, and pairs that nobody measured", s.snap.Name(bestNode), best)
 		case bestMicros <= float32(l.entry.Limit.Microseconds()):
 			fmt.Fprintf(&b, "node %s keeps this one with %s", s.snap.Name(bestNode), best)
 		default:
 			fmt.Fprintf(&b, "the nearest of them is %s with %s", s.snap.Name(bestNode), best)
 			if bestTarget >= 0 && bestTarget != bestNode {
-				fmt.Fprintf(&b, " to %s", s.snap.Name(bestTarget))
+				fmt.Fprintf(&b, " to %s", s.name(bestTarget))
 			}
 		}
 		reasons = append(reasons, b.String())

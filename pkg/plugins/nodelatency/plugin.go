@@ -7,6 +7,7 @@ package nodelatency
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync/atomic"
 
 	v1 "k8s.io/api/core/v1"
@@ -102,6 +103,7 @@ func (p *NodeLatency) SignPod(ctx context.Context, pod *v1.Pod) (fragments []fwk
 	if len(names) == 0 {
 		return nil, nil
 	}
+	slices.Sort(names) // two policies come in no order
 	// Two pods are placed alike only while no intent changes between them: a policy keeps its name when it gets another spec.
 	names = append(names, fmt.Sprint(p.engine.catalog.generation.Load()))
 	return []fwk.SignFragment{{Key: "fogsched.dev/NodeLatency.Intents()", Value: names}}, nil

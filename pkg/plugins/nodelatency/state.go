@@ -28,11 +28,16 @@ type state struct {
 
 	// costs is in nanoseconds by node number, 0 where the node is no candidate. PreScore writes it.
 	costs []int64
+	// table has the costs by candidate, for Score.
+	table costTable
 	// neutral is the cost of a candidate that the snapshot does not know.
 	neutral int64
 	// best and second are the candidates of the lowest cost; -1 where there is none.
 	best, second int32
 	candidates   int
+	// keepers is the number of candidates that keep every limit, penalty what the costs of the others have on top.
+	keepers int
+	penalty int64
 }
 
 // Clone returns the state itself: preemption's what-if on other pods does not move a node.
@@ -140,6 +145,14 @@ func (e *engine) compile(pod *v1.Pod, w *wants, limitsOnly bool) *state {
 	for _, c := range w.calls {
 		callers := c.by.self.Nodes()
 		peers := c.peers.Nodes()
+		if c.by.Namespace != pod.Namespace {
+			// Who depends on a pod of another namespace draws it, but not with a weight or a limit of his own choosing.
+			stranger := *c.entry
+			bare := *c.entry.Entry
+			bare.Limit, bare.Weight = 0, 1
+			stranger.Entry = &bare
+			c.entry = &stranger
+		}
 		if len(callers) > 0 {
 			s.add(c.by.Name, c.entry, intent.Client, callers, peers, revision, true)
 			continue
@@ -201,19 +214,30 @@ func (s *state) add(name string, be *boundEntry, role intent.Role, targets, peer
 	s.entries = append(s.entries, en)
 }
 
-// targets finds the rows of nodes, revisions on one node added up. A node that the snapshot does not know has none.
+// maxTargets bounds the rows of one entry: a target on more nodes is judged by so many of them, taken evenly from the list of
+// their names, where the nodes of one site tend to stand together.
+const maxTargets = 256
+
+// targets finds the rows of nodes, revisions on one node added up. All distances of a node that the snapshot does not know are
+// unknown; it is not left out, because a limit must not be kept for want of knowing its target.
 func (s *state) targets(nodes []index.NodeCount, d latency.Direction, st latency.Statistic) []placement.Target {
-	ts := make([]placement.Target, 0, len(nodes))
-	for _, nc := range nodes {
-		n, ok := s.snap.Index(nc.Node)
-		if !ok {
+	stride := 1 + (len(nodes)-1)/maxTargets
+	ts := make([]placement.Target, 0, min(len(nodes), maxTargets))
+	last := ""
+	for i := 0; i < len(nodes); i += stride {
+		nc := nodes[i]
+		if nc.Node == last { // the list is in the order of names
+			ts[len(ts)-1].Mass += float32(nc.Count)
 			continue
 		}
-		if last := len(ts) - 1; last >= 0 && ts[last].Node == n { // the list is in the order of names
-			ts[last].Mass += float32(nc.Count)
-			continue
+		last = nc.Node
+		t := placement.Target{Node: -1, Mass: float32(nc.Count)}
+		if n, ok := s.snap.Index(nc.Node); ok {
+			t.Row, t.Node = s.snap.Row(n, d, st), n
+		} else {
+			t.Row = s.snap.UnknownRow()
 		}
-		ts = append(ts, placement.Target{Row: s.snap.Row(n, d, st), Node: n, Mass: float32(nc.Count)})
+		ts = append(ts, t)
 	}
 	return ts
 }

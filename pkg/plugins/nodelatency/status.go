@@ -161,7 +161,7 @@ func computeStatus(p *policy, snap *latency.Snapshot) v1alpha1.LatencyPolicyStat
 	}
 	var typical, tail mean
 	var worst *inUse
-	limited, broken, unmeasured := 0, int32(0), int32(0)
+	limited, broken, unmeasured, untargeted := 0, int32(0), int32(0), 0
 	for i := range p.bound.entries {
 		e := &p.bound.entries[i]
 		es := v1alpha1.EntryStatus{Entry: e.Path, Target: e.Target()}
@@ -189,6 +189,9 @@ func computeStatus(p *policy, snap *latency.Snapshot) v1alpha1.LatencyPolicyStat
 			es.Limit = &metav1.Duration{Duration: e.Limit}
 			es.BrokenPairs = u.exceeding(e.Limit)
 			broken += es.BrokenPairs
+			if es.TargetNodes == 0 {
+				untargeted++
+			}
 			unmeasured += u.unmeasured
 		}
 		if w := u.worst; w != nil {
@@ -217,6 +220,9 @@ func computeStatus(p *policy, snap *latency.Snapshot) v1alpha1.LatencyPolicyStat
 	case unmeasured > 0:
 		condition.Reason = v1alpha1.ReasonUnmeasured
 		condition.Message = fmt.Sprintf("%d pair(s) of nodes in use have a limit and no measurement", unmeasured)
+	case untargeted > 0:
+		condition.Reason = v1alpha1.ReasonNoTargets
+		condition.Message = fmt.Sprintf("%d limit(s) are to a target without a placed pod or node", untargeted)
 	default:
 		condition.Status, condition.Reason, condition.Message = metav1.ConditionTrue, v1alpha1.ReasonKept, "every limit holds"
 	}
@@ -281,12 +287,16 @@ func use(snap *latency.Snapshot, callers, servers []index.NodeCount, routing pla
 		c := callers[i]
 		from, ok := snap.Index(c.Node)
 		if !ok {
+			u.unmeasured++
 			continue
 		}
 		var nearest inUse
 		for _, s := range servers {
 			to, ok := snap.Index(s.Node)
 			if !ok {
+				if routing == placement.Any {
+					u.unmeasured++
+				}
 				continue
 			}
 			p := pair(from, to)

@@ -14,6 +14,7 @@ import (
 	fwk "k8s.io/kube-scheduler/framework"
 
 	"github.com/fogsched/fogsched/pkg/apis/fogsched/v1alpha1"
+	"github.com/fogsched/fogsched/pkg/latency"
 	"github.com/fogsched/fogsched/pkg/metrics"
 )
 
@@ -33,9 +34,16 @@ type waker struct {
 type rejectedPod struct {
 	pod    *v1.Pod
 	handle fwk.Handle
-	// others are the nodes that the limits did not exclude: latency is not what stands in the way there. A node that came
-	// later, or that the snapshot did not know yet, is not among them.
-	others map[string]struct{}
+	// nodes and rejected, by their numbers, tell the nodes that the limits did not exclude: latency is not what stands in the
+	// way there. A node that came later, or that the snapshot did not know yet, is not among them.
+	nodes    latency.Nodes
+	rejected []uint8
+}
+
+// other reports whether a node is one that the limits did not exclude.
+func (r *rejectedPod) other(node string) bool {
+	n, ok := r.nodes.Index(node)
+	return ok && r.rejected[n] == 0
 }
 
 func newWaker(e *engine) *waker {
@@ -44,12 +52,11 @@ func newWaker(e *engine) *waker {
 
 // add remembers a pod that was rejected on the data of a state.
 func (k *waker) add(pod *v1.Pod, handle fwk.Handle, s *state) {
-	r := rejectedPod{pod: pod, handle: handle, others: map[string]struct{}{}}
-	for n, rejected := range s.rejected {
-		if rejected == 0 {
-			r.others[s.snap.Name(int32(n))] = struct{}{}
-		}
+	if !k.engine.catalog.exists(pod) {
+		return // nothing would take it out again
 	}
+	// The pods of one snapshot share it; a pending pod costs a byte a node.
+	r := rejectedPod{pod: pod, handle: handle, nodes: s.snap.Nodes(), rejected: s.rejected}
 	k.mu.Lock()
 	k.rejected[pod.UID] = r
 	k.mu.Unlock()
@@ -102,7 +109,7 @@ func (k *waker) acceptableNow(r rejectedPod) bool {
 		if s.judge(n) != "" {
 			continue
 		}
-		if _, ok := r.others[s.snap.Name(n)]; !ok {
+		if !r.other(s.snap.Name(n)) {
 			return true
 		}
 	}
@@ -111,10 +118,15 @@ func (k *waker) acceptableNow(r rejectedPod) bool {
 
 // run looks at the rejected pods whenever something changed, until ctx ends.
 func (k *waker) run(ctx context.Context) {
+	sweep := time.NewTicker(sweepAge)
+	defer sweep.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
+		case now := <-sweep.C:
+			k.engine.catalog.sweep(now)
+			continue
 		case <-k.signal:
 		case <-k.engine.index.Changed():
 		case <-k.engine.catalog.changed:
@@ -129,7 +141,6 @@ func (k *waker) run(ctx context.Context) {
 }
 
 func (k *waker) look(ctx context.Context) {
-	defer k.engine.guard.Recover(ctx, "waker", nil)
 	k.mu.Lock()
 	pods := make([]rejectedPod, 0, len(k.rejected))
 	for _, r := range k.rejected {
@@ -137,13 +148,18 @@ func (k *waker) look(ctx context.Context) {
 	}
 	k.mu.Unlock()
 	for _, r := range pods {
-		if !k.acceptableNow(r) {
-			continue
-		}
-		k.forget(r.pod.UID)
-		metrics.Woken.Inc()
-		logger := klog.FromContext(ctx)
-		logger.V(3).Info("A node keeps the pod's latency limits now", "pod", klog.KObj(r.pod))
-		r.handle.Activate(logger, map[string]*v1.Pod{r.pod.Namespace + "/" + r.pod.Name: r.pod})
+		k.lookAt(ctx, r)
 	}
+}
+
+func (k *waker) lookAt(ctx context.Context, r rejectedPod) {
+	defer k.engine.guard.Recover(ctx, "waker", nil)
+	if !k.acceptableNow(r) {
+		return
+	}
+	k.forget(r.pod.UID)
+	metrics.Woken.Inc()
+	logger := klog.FromContext(ctx)
+	logger.V(3).Info("A node keeps the pod's latency limits now", "pod", klog.KObj(r.pod))
+	r.handle.Activate(logger, map[string]*v1.Pod{r.pod.Namespace + "/" + r.pod.Name: r.pod})
 }

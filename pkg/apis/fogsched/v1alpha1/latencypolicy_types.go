@@ -168,7 +168,8 @@ type Entry struct {
 	// +kubebuilder:validation:XValidation:rule="(has(self.matchLabels) && size(self.matchLabels) > 0) || (has(self.matchExpressions) && size(self.matchExpressions) > 0)",message="the selector is empty and would select every node; name at least one label"
 	Nodes *metav1.LabelSelector `json:"nodes,omitempty"`
 
-	// limit is the round-trip time that must not be exceeded, for example "20ms".
+	// limit is the round-trip time that should not be exceeded, for example "20ms". Nodes beyond it rank behind; with
+	// whenUnsatisfiable: DoNotSchedule they are excluded.
 	//
 	// +optional
 	// +kubebuilder:validation:Type=string
@@ -227,6 +228,7 @@ const (
 	ReasonKept       = "Kept"
 	ReasonBroken     = "Broken"
 	ReasonUnmeasured = "Unmeasured" // a limited pair has no measurement
+	ReasonNoTargets  = "NoTargets"  // a limit is to a target without a placed pod or node
 	ReasonNoLimits   = "NoLimits"
 	ReasonNoPods     = "NoPods"
 	ReasonInvalid    = "Invalid" // the policy came past admission all the same, and does nothing
