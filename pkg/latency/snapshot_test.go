@@ -236,7 +236,7 @@ func TestRowIsBuiltOnceAndByMany(t *testing.T) {
 			}
 		})
 	}
-	wg.Go(func() { s.Warm(older) })
+	wg.Go(func() { randomSnapshot(rand.New(rand.NewPCG(6, 6)), n).Warm(older) })
 	wg.Wait()
 	if first, second := s.Row(7, ToTarget, Typical), s.Row(7, ToTarget, Typical); first != second {
 		t.Error("a row is built anew although it is there")

@@ -94,7 +94,7 @@ func TestReplicaLimit(t *testing.T) {
 		"Nearest: an unmeasured peer covers, if so wished":                   {Nearest, []Target{lane(10, m(99), z(300), m(99))}, both, true, Kept},
 		"Nearest: a measured peer beyond does not, even so":                  {Nearest, []Target{lane(10, m(99), m(300), m(99))}, both, true, Exceeded},
 		"Nearest: a client that no node can cover does not stand in the way": {Nearest, []Target{lane(10, m(99), m(6), m(99)), lane(11, m(99), m(99), m(99))}, both, false, Kept},
-		"Nearest: nor does one of which nothing is measured":                 {Nearest, []Target{lane(10, m(99), m(6), m(99)), lane(-1, unknown, unknown, unknown)}, both, false, Kept},
+		"Nearest: one of which nothing is measured leaves it open":           {Nearest, []Target{lane(10, m(99), m(6), m(99)), lane(-1, unknown, unknown, unknown)}, both, false, Unmeasured},
 		"Nearest: only clients that no node can cover":                       {Nearest, []Target{lane(11, m(99), m(98), m(99))}, both, false, Exceeded},
 		"Any: every client must be within, peers or not":                     {Any, []Target{lane(10, m(5), m(1), m(1)), lane(11, m(25), m(1), m(1))}, both, false, Exceeded},
 		"Any: all within": {Any, []Target{lane(10, m(5), m(99), m(99)), lane(11, m(20), m(99), m(99))}, both, false, Kept},

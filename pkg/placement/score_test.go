@@ -3,6 +3,7 @@
 package placement
 
 import (
+	"cmp"
 	"math"
 	"math/rand/v2"
 	"slices"
@@ -57,6 +58,9 @@ func TestScoreIsMonotoneAndInRange(t *testing.T) {
 	}
 }
 
+// nearly allows for what float32 loses when a large number is added and taken off again.
+func nearly(a, b float32) bool { return math.Abs(float64(a-b)) <= 1e-6*math.Abs(float64(b))+16 }
+
 func TestRankBehind(t *testing.T) {
 	rng := rand.New(rand.NewPCG(2, 1))
 	for range 2000 {
@@ -69,7 +73,19 @@ func TestRankBehind(t *testing.T) {
 			breaks[i] = rng.Float64() < share
 		}
 		after := slices.Clone(before)
-		RankBehind(after, breaks)
+		keepers, added := RankBehind(after, breaks)
+		best := slices.MinFunc(after, func(a, b Cost) int { return cmp.Compare(a.Micros, b.Micros) }).Micros
+		wantKeepers := 0
+		for i := range after {
+			if !breaks[i] {
+				wantKeepers++
+			} else if !nearly(after[i].Micros-added, before[i].Micros) {
+				t.Fatalf("%g was added to %g, and the sum is %g", added, before[i].Micros, after[i].Micros)
+			}
+		}
+		if keepers != wantKeepers {
+			t.Fatalf("%d keepers, want %d", keepers, wantKeepers)
+		}
 		mixed := slices.Contains(breaks, true) && slices.Contains(breaks, false)
 		for i := range after {
 			if after[i].Knowledge != before[i].Knowledge {
@@ -82,6 +98,8 @@ func TestRankBehind(t *testing.T) {
 				switch {
 				case breaks[i] && !breaks[j] && !(after[i].Micros > after[j].Micros):
 					t.Fatalf("one that breaks a limit has %g, one that keeps it %g", after[i].Micros, after[j].Micros)
+				case breaks[i] && !breaks[j] && Score(after[i].Micros, best) > Score(after[j].Micros, best)/2+1:
+					t.Fatalf("one that breaks a limit scores %d, one that keeps it %d", Score(after[i].Micros, best), Score(after[j].Micros, best))
 				case breaks[i] == breaks[j] && before[i].Micros < before[j].Micros && after[i].Micros > after[j].Micros:
 					t.Fatalf("%g and %g changed their order", before[i].Micros, before[j].Micros)
 				}

@@ -58,7 +58,7 @@ func TestRightsOfTheServiceAccounts(t *testing.T) {
 		// What the plugins add.
 		{"fogsched", "watch", "fogsched.dev", "latencypolicies", "", "", "", true},
 		{"fogsched", "watch", "fogsched.dev", "nodelatencies", "", "", "", true},
-		{"fogsched", "patch", "fogsched.dev", "latencypolicies", "status", "default", "", true},
+		{"fogsched", "update", "fogsched.dev", "latencypolicies", "status", "default", "", true},
 		{"fogsched", "watch", "", "services", "", "", "", true},
 		{"fogsched", "watch", "", "namespaces", "", "", "", true},
 		{"fogsched", "create", "coordination.k8s.io", "leases", "", systemNamespace, "", true},
@@ -77,7 +77,7 @@ func TestRightsOfTheServiceAccounts(t *testing.T) {
 		{"fogsched", "get", "", "configmaps", "", "kube-system", "other", false},
 		{"fogsched", "escalate", "rbac.authorization.k8s.io", "clusterroles", "", "", "", false},
 
-		{"fogprobe", "watch", "", "nodes", "", "", "", true},
+		{"fogprobe", "get", "", "nodes", "", "", "", true},
 		{"fogprobe", "watch", "fogsched.dev", "nodelatencies", "", "", "", true},
 		{"fogprobe", "create", "fogsched.dev", "nodelatencies", "", "", "", true},
 		{"fogprobe", "update", "fogsched.dev", "nodelatencies", "", "", "", true},
@@ -233,7 +233,8 @@ func TestShippedSchedulerWorks(t *testing.T) {
 		t.Fatal(err)
 	}
 	for line := range strings.Lines(string(log)) {
-		if strings.Contains(line, "forbidden") {
+		// Other tests' namespaces go while their pods are scheduled.
+		if strings.Contains(line, "forbidden") && !strings.Contains(line, "because it is being terminated") {
 			t.Errorf("the API server refused the scheduler something: %s", line)
 		}
 	}

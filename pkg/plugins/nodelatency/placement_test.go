@@ -313,6 +313,11 @@ func TestScheduling(t *testing.T) {
 			},
 			pod: makePod("new").app("web").obj(), nodes: []string{"b", "d"}, wantOrder: "b", wantRejected: exceeded("d"),
 		},
+		"a server on a node that the snapshot does not know: the limit is undecided": {
+			given: redisOn("new"), pod: web(limited("50ms", hard+reject)), nodes: []string{"a", "b"},
+			wantRejected: map[string]string{"a": ReasonUnmeasured, "b": ReasonUnmeasured},
+			wantMessage:  "latency limit 50ms to service redis (dependencies[0] of annotation fogsched.dev/latency): none of those nodes has a measurement",
+		},
 		"an invalid annotation: the pod is placed by the default rules": {
 			given: redisOn("a"), pod: web(`{"dependencies":[{"service":"redis","limit":"-5ms"}]` + hard + `}`),
 		},
@@ -382,6 +387,65 @@ func TestAStandInHasNoLimit(t *testing.T) {
 	s := f.plugin.read(o.cycle)
 	if len(s.entries) != 1 || len(s.limits) != 0 || s.entries[0].limit != nil {
 		t.Errorf("%d entries, %d limits, want one entry without a limit", len(s.entries), len(s.limits))
+	}
+}
+
+// TestStrangers: who depends on a pod of another namespace draws it, with a weight of 1 and without a limit.
+func TestStrangers(t *testing.T) {
+	const onRedis = `{"dependencies":[{"service":"redis","namespace":"default","weight":100,"limit":"1ms"}]}`
+	f := newFixture(t, line())
+	f.plugin.engine.index.SetService(makeService("redis", "redis"))
+	f.plugin.engine.setPod(makePod("friend").app("web").annotation(strings.ReplaceAll(onRedis, "100", "3")).node("a").obj())
+	stranger := makePod("stranger").app("web").annotation(onRedis).node("d")
+	stranger.Namespace = "other"
+	f.plugin.engine.setPod(stranger.obj())
+	o := f.schedule(makePod("redis").app("redis").obj(), "a", "b", "c", "d")
+	if got := o.order(); !strings.HasPrefix(got, "a ") {
+		t.Errorf("order %q: the stranger outweighs the friend", got)
+	}
+	if s := f.plugin.read(o.cycle); len(s.entries) != 2 || len(s.limits) != 1 {
+		t.Errorf("%d entries and %d limits, want two and that of the friend", len(s.entries), len(s.limits))
+	}
+}
+
+func TestCostTable(t *testing.T) {
+	var none costTable
+	if got := none.get(8); got != 0 {
+		t.Errorf("an empty table has %d", got)
+	}
+	for _, n := range []int{1, 2, 3, 8, 100, 5000} {
+		table := newCostTable(n)
+		if len(table.slots) < 2*n {
+			t.Fatalf("%d slots for %d costs", len(table.slots), n)
+		}
+		a := func(i int) uintptr { return uintptr(0xc000000000 + 1024*i) } // as an allocator hands them out
+		for i := range n {
+			table.put(a(i), int64(i)+1)
+		}
+		table.put(0, 7)
+		for i := range n {
+			if got := table.get(a(i)); got != int64(i)+1 {
+				t.Fatalf("n=%d: the cost of %d is %d", n, i, got)
+			}
+		}
+		if table.get(a(n)) != 0 || table.get(0) != 0 {
+			t.Errorf("n=%d: what was not put has a cost", n)
+		}
+		table.put(a(0), 99)
+		if got := table.get(a(0)); got != 99 {
+			t.Errorf("n=%d: put again, and the cost is %d", n, got)
+		}
+	}
+}
+
+// TestScoreOfAnotherNodeInfo: a NodeInfo that PreScore did not see is found by its name.
+func TestScoreOfAnotherNodeInfo(t *testing.T) {
+	f := newFixture(t, line())
+	o := f.schedule(makePod("1").annotation(`{"dependencies":[{"nodes":{"matchLabels":{"name":"a"}}}]}`).obj(), "a", "b")
+	for name, want := range map[string]int64{"a": 50_000, "b": 11_000_000} {
+		if got, status := f.plugin.Score(context.Background(), o.cycle, nil, f.nodeInfos(name)[0]); got != want || !status.IsSuccess() {
+			t.Errorf("Score of %s = %d, %v, want %d", name, got, status, want)
+		}
 	}
 }
 
