@@ -26,8 +26,8 @@ const (
 //	replica entry, Any:     the largest RTT from a client is
 //	replica entry, Nearest: the node is within the limit of a client that no peer covers yet, or all are covered
 //
-// A client that is measured, and within the limit of no node, is left out of the last one, unless that goes for all of them: else
-// it would keep every further replica from being placed, and none of them could help it.
+// A client that is measured, and within the limit of no node but its own, is left out of the last one, unless that goes for all
+// of them: else it could keep every further replica from being placed. Its own node still has the lowest cost.
 type Limit struct {
 	micros float32
 	rows   []*latency.Row
@@ -71,13 +71,13 @@ func NewReplicaLimit(limit time.Duration, routing Routing, clients []Target, pee
 	return l
 }
 
-// coverable reports whether a node is within the limit of a client. It is true, too, where nobody measured: then the limit is
-// undecided, and not hopeless.
+// coverable reports whether a node other than its own, on which pods may not run, is within the limit of a client. It is true,
+// too, where nobody measured: then the limit is undecided, and not hopeless.
 func (l *Limit) coverable(k Target) bool {
 	measured := false
 	for n, rtt := range k.Row.RTT {
 		us, ok := rtt.Micros()
-		if !ok || !k.Row.Provenance[n].IsMeasured() {
+		if !ok || !k.Row.Provenance[n].IsMeasured() || int32(n) == k.Node {
 			continue
 		}
 		if us <= l.micros {

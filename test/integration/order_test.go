@@ -276,7 +276,7 @@ func TestReverseDirection(t *testing.T) {
 				weight := max(1, tc.weights[policy])
 				spec := fmt.Sprintf(`{"dependencies":[{"service":"db","weight":%d}]}`, weight)
 				for i, node := range tc.callers[policy] {
-					f.wantPlace(node, fmt.Sprintf("%s-%d", policy, i), onNode(node), withLatency(spec))
+					f.wantPlace(node, fmt.Sprintf("%s-%d", policy, i), onNode(node), withLatency(spec), withLabels("app", policy))
 				}
 			}
 			var where []podOption

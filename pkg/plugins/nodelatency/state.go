@@ -180,7 +180,7 @@ func (s *state) add(name string, be *boundEntry, role intent.Role, targets, peer
 		direction = latency.FromTarget
 	}
 	routing := be.routing()
-	ts := s.targets(targets, direction, be.Statistic)
+	ts := s.targets(targets, direction, be.Statistic, maxTargets)
 	if len(ts) == 0 {
 		return
 	}
@@ -193,7 +193,7 @@ func (s *state) add(name string, be *boundEntry, role intent.Role, targets, peer
 	}
 	en := entry{
 		Entry: build(ts), intent: name, path: be.Path, target: be.Target(), statistic: be.Statistic, direction: direction,
-		other: func() placement.Entry { return build(s.targets(targets, direction, 1-be.Statistic)) },
+		other: func() placement.Entry { return build(s.targets(targets, direction, 1-be.Statistic, maxTargets)) },
 	}
 	if reverse {
 		en.target = "callers of " + be.Target()
@@ -201,6 +201,10 @@ func (s *state) add(name string, be *boundEntry, role intent.Role, targets, peer
 	if be.Limit > 0 {
 		l := &limit{
 			entry: be, intent: name, hard: be.Hard && !reverse, rejectUnmeasured: be.RejectUnmeasured, reverse: reverse,
+		}
+		ts := ts
+		if len(targets) > maxTargets {
+			ts = s.targets(targets, direction, be.Statistic, len(targets))
 		}
 		if role == intent.Client {
 			l.Limit = placement.NewReplicaLimit(be.Limit, routing, ts, ps, !be.RejectUnmeasured)
@@ -214,15 +218,15 @@ func (s *state) add(name string, be *boundEntry, role intent.Role, targets, peer
 	s.entries = append(s.entries, en)
 }
 
-// maxTargets bounds the rows of one entry: a target on more nodes is judged by so many of them, taken evenly from the list of
-// their names, where the nodes of one site tend to stand together.
+// maxTargets bounds the rows of one entry's cost: a target on more nodes is represented by so many of them, taken evenly from the
+// list of their names, where the nodes of one site tend to stand together. A limit looks at all.
 const maxTargets = 256
 
 // targets finds the rows of nodes, revisions on one node added up. All distances of a node that the snapshot does not know are
 // unknown; it is not left out, because a limit must not be kept for want of knowing its target.
-func (s *state) targets(nodes []index.NodeCount, d latency.Direction, st latency.Statistic) []placement.Target {
-	stride := 1 + (len(nodes)-1)/maxTargets
-	ts := make([]placement.Target, 0, min(len(nodes), maxTargets))
+func (s *state) targets(nodes []index.NodeCount, d latency.Direction, st latency.Statistic, limit int) []placement.Target {
+	stride := 1 + (len(nodes)-1)/max(limit, 1)
+	ts := make([]placement.Target, 0, min(len(nodes), limit))
 	last := ""
 	for i := 0; i < len(nodes); i += stride {
 		nc := nodes[i]
