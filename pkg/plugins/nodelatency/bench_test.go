@@ -5,12 +5,14 @@ package nodelatency
 import (
 	"context"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"slices"
 	"testing"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/klog/v2"
 	fwk "k8s.io/kube-scheduler/framework"
 
 	"github.com/fogsched/fogsched/pkg/latency"
@@ -24,7 +26,14 @@ type bench struct {
 	infos []fwk.NodeInfo
 }
 
+// quiet keeps log lines out of the figures, which benchstat could not read otherwise.
+func quiet() {
+	klog.LogToStderr(false)
+	klog.SetOutput(io.Discard)
+}
+
 func newBench(b *testing.B, n int, unsatisfiable string) *bench {
+	quiet()
 	b.Helper()
 	f := newFixture(b, map[string]float64{})
 	e := f.plugin.engine
@@ -159,6 +168,7 @@ func BenchmarkPreScore(b *testing.B) {
 
 // BenchmarkNoIntent is all that a pod without an intent pays in one cycle, with 400 policies for other pods in its namespace.
 func BenchmarkNoIntent(b *testing.B) {
+	quiet()
 	f := newFixture(b, map[string]float64{"a": 0, "b": 10})
 	for i := range 400 {
 		f.plugin.engine.index.SetService(makeService(fmt.Sprintf("svc-%d", i), fmt.Sprintf("server-%d", i)))
