@@ -33,9 +33,9 @@ const usage = `fogprobe measures the round-trip times (RTTs) from this node to t
 answers the probes of others, and publishes median, 95th percentile and loss as the NodeLatency object of this
 node, which the scheduler reads.
 
-  In a pod, by NODE_NAME and POD_IP:     fogprobe
-  Without NodeLatency from the others:   fogprobe --node-name=edge-01 --peers=nodes
-  Without a cluster, from a list:        fogprobe --node-name=edge-01 --peers=peers.txt --kubeconfig=none
+  In a DaemonSet, NODE_NAME and POD_IP set: fogprobe
+  Without NodeLatency from the others:      fogprobe --node-name=edge-01 --peers=nodes
+  Without a cluster, from a list:           fogprobe --node-name=edge-01 --peers=peers.txt --kubeconfig=none
 
 A probe without an answer counts as lost; it never counts as a latency. Each peer is probed once an interval.
 
