@@ -56,11 +56,31 @@ type NodeLatencyStatus struct {
 	// +optional
 	ObservedAt *metav1.Time `json:"observedAt,omitempty"`
 
-	// control is the round trip of the node to itself over loopback: when it is slow, the node is short of CPU and its
-	// other measurements say more about that than about distance.
+	// refreshInterval is the longest time until the prober writes this again, however little changes. With more nodes it
+	// is longer, so that all of them together do not keep the API server busy.
+	//
+	// +optional
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:MaxLength=32
+	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9]+([.][0-9]+)?(ms|s|m|h))+$') && duration(self) > duration('0s') && duration(self) <= duration('1h')",message="a duration with its unit, for example 1m0s, above 0 and at most 1h"
+	RefreshInterval *metav1.Duration `json:"refreshInterval,omitempty"`
+
+	// control is the round trip of the node to itself over loopback, the time that its packets waited to be read included:
+	// when it is slow, the node is short of CPU and its other measurements say more about that than about distance.
 	//
 	// +optional
 	Control *Measurement `json:"control,omitempty"`
+
+	// starved says that control is too slow for the node's measurements to be believed. They are not used then.
+	//
+	// +optional
+	Starved bool `json:"starved,omitempty"`
+
+	// coordinate is the node's place in the network's coordinate system, from which the RTT of pairs is estimated that nobody
+	// measured.
+	//
+	// +optional
+	Coordinate *NetworkCoordinate `json:"coordinate,omitempty"`
 
 	// peers are the nodes that this one measured, by name.
 	//
@@ -74,6 +94,38 @@ type NodeLatencyStatus struct {
 	//
 	// +optional
 	Summary *LatencySummary `json:"summary,omitempty"`
+}
+
+// NetworkCoordinate is a Vivaldi coordinate as github.com/hashicorp/serf/coordinate computes it: the distance of two nodes
+// is that of their vectors, plus their heights, plus their adjustments.
+type NetworkCoordinate struct {
+	// vectorMicros is a place in Euclidean space, in microseconds.
+	//
+	// +listType=atomic
+	// +kubebuilder:validation:MinItems=8
+	// +kubebuilder:validation:MaxItems=8
+	// +kubebuilder:validation:items:Minimum=-60000000
+	// +kubebuilder:validation:items:Maximum=60000000
+	VectorMicros []int64 `json:"vectorMicros"`
+
+	// heightMicros is the way, in microseconds, from the node to the core of the network, which every distance of it includes.
+	//
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=60000000
+	HeightMicros int64 `json:"heightMicros"`
+
+	// adjustmentMicros corrects what the geometry gets wrong for this node.
+	//
+	// +kubebuilder:validation:Minimum=-60000000
+	// +kubebuilder:validation:Maximum=60000000
+	AdjustmentMicros int64 `json:"adjustmentMicros"`
+
+	// errorPercent is the error of estimates from this coordinate as a share of the RTT: 150 for one of which nothing is
+	// known, about 20 for a settled one.
+	//
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=1000
+	ErrorPercent int32 `json:"errorPercent"`
 }
 
 // Measurement is the statistic of one pair over the prober's window.
