@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/fogsched/fogsched/pkg/probe/rxtime"
+	"github.com/fogsched/fogsched/test/wan/internal/delay"
 )
 
 const (
@@ -85,7 +86,8 @@ type WAN struct {
 	public     []*net.UDPConn
 	publicPort uint16
 	targetPort uint16
-	queue      *delayQueue
+	queue      *delay.Queue[datagram]
+	epoch      time.Time
 	readers    sync.WaitGroup
 
 	mu       sync.Mutex
@@ -104,7 +106,14 @@ type clientPort struct {
 	node     int
 	client   netip.AddrPort
 	conn     *net.UDPConn
-	lastUsed atomic.Int64 // nanoseconds since the queue's epoch
+	lastUsed atomic.Int64 // nanoseconds since the network's epoch
+}
+
+// datagram is one that is on its way.
+type datagram struct {
+	conn    *net.UDPConn
+	to      netip.AddrPort
+	payload []byte
 }
 
 // New starts a network. Close ends it.
@@ -120,6 +129,7 @@ func New(cfg Config) (*WAN, error) {
 		nodes:      cfg.Nodes,
 		number:     make(map[netip.Addr]int, n),
 		targetPort: cfg.TargetPort,
+		epoch:      time.Now(),
 		links:      make([]Link, n*n),
 		dice:       make([]*rand.PCG, n*n),
 		cut:        make([]bool, n),
@@ -148,7 +158,7 @@ func New(cfg Config) (*WAN, error) {
 	if w.public, w.publicPort, err = listenAll(cfg.Nodes, cfg.PublicPort, cfg.TargetPort); err != nil {
 		return nil, err
 	}
-	if w.queue, err = newDelayQueue(maxQueued); err != nil {
+	if w.queue, err = delay.NewQueue(maxQueued, w.deliver); err != nil {
 		closeAll(w.public)
 		return nil, err
 	}
@@ -326,7 +336,7 @@ func (w *WAN) Close() error {
 	w.mu.Unlock()
 	closeAll(w.public)
 	w.readers.Wait()
-	return w.queue.close()
+	return w.queue.Close()
 }
 
 func (w *WAN) index(from, to int) int {
@@ -395,7 +405,7 @@ func (w *WAN) readPort(p *clientPort) {
 			continue
 		}
 		if due, ok := w.travel(from, p.node, now); ok {
-			p.lastUsed.Store(int64(now.Sub(w.queue.epoch)))
+			p.lastUsed.Store(int64(now.Sub(w.epoch)))
 			w.send(due, w.public[from], p.client, buf[:n])
 		}
 	}
@@ -425,7 +435,7 @@ func (w *WAN) travel(from, to int, entered time.Time) (due time.Time, ok bool) {
 
 // port returns the way of a client's port, which it makes when this is the first datagram from there.
 func (w *WAN) port(node int, client netip.AddrPort) (*clientPort, error) {
-	now := time.Since(w.queue.epoch)
+	now := time.Since(w.epoch)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if p, ok := w.ports[client]; ok {
@@ -454,8 +464,14 @@ func (w *WAN) port(node int, client netip.AddrPort) (*clientPort, error) {
 }
 
 func (w *WAN) send(due time.Time, conn *net.UDPConn, to netip.AddrPort, payload []byte) {
-	d := datagram{due: due, conn: conn, to: to, payload: append([]byte(nil), payload...), sent: &w.forwarded}
-	if !w.queue.push(d) {
+	if !w.queue.Push(due, datagram{conn: conn, to: to, payload: append([]byte(nil), payload...)}) {
 		w.overflow.Add(1)
+	}
+}
+
+func (w *WAN) deliver(d datagram, _ time.Time) {
+	// A datagram that cannot be sent is a lost one.
+	if _, err := d.conn.WriteToUDPAddrPort(d.payload, d.to); err == nil {
+		w.forwarded.Add(1)
 	}
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package wan
+package delay
 
 import (
 	"encoding/binary"

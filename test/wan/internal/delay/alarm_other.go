@@ -2,7 +2,7 @@
 
 //go:build !linux
 
-package wan
+package delay
 
 import (
 	"sync"
