@@ -14,8 +14,14 @@ import (
 	"time"
 )
 
-// MaxRTT is the longest round trip that is believed.
-const MaxRTT = 60 * time.Second
+const (
+	// MaxRTT is the longest round trip that is believed.
+	MaxRTT = 60 * time.Second
+	// MaxTurnaround is the longest time that a reflector may say it took. That time is subtracted from what was measured,
+	// so it is a way to look near: a reflector that lies, or whose clock was set while it answered, gains at most this
+	// much. One that honestly took longer is short of CPU, and then what it says of its own time is not worth more.
+	MaxTurnaround = 5 * time.Millisecond
+)
 
 // ErrLost says that a probe was not answered. It is a loss, and no latency.
 var ErrLost = errors.New("probe lost")
@@ -36,6 +42,14 @@ type Result struct {
 	SentAt time.Time
 	// Turnaround is the time that the reflector took, by its own clock; 0 where the protocol does not tell.
 	Turnaround time.Duration
+	// Elapsed is the time from just before the probe was sent to when this process read the answer. Nothing is
+	// subtracted, so it shows what the RTT hides: how long processes waited for CPU on both sides.
+	Elapsed time.Duration
+	// Waited is the part of Elapsed that the answer lay in this machine before this process read it; 0 where the kernel
+	// does not tell.
+	Waited time.Duration
+	// Info is what the reflector says of itself; nil when it says nothing, or was not asked.
+	Info *Info
 	// TTL is the TTL (IPv6: hop limit) with which the probe reached the reflector, by its account; 255 where it does
 	// not know.
 	TTL uint8
@@ -60,17 +74,28 @@ const (
 	ReasonLate Reason = "late"
 	// ReasonReflectorClock: the reflector says that it answered before it received.
 	ReasonReflectorClock Reason = "reflector_clock"
+	// ReasonReflectorSlow: the reflector says that it took longer than MaxTurnaround.
+	ReasonReflectorSlow Reason = "reflector_slow"
 	// ReasonNotPositive: the reflector says that it took as long as the whole round trip, or longer.
 	ReasonNotPositive Reason = "not_positive"
 	// ReasonTooLong: above MaxRTT.
 	ReasonTooLong Reason = "too_long"
+	// ReasonOversized: more octets than the probe had.
+	ReasonOversized Reason = "oversized"
+	// ReasonMode: authenticated where it should not be, or the other way round.
+	ReasonMode Reason = "mode"
+	// ReasonForged: not made by one who has the key.
+	ReasonForged Reason = "forged"
+	// ReasonInfo: what the reflector says of itself was forged, malformed or impossible. Only that is dropped: the round
+	// trip counts.
+	ReasonInfo Reason = "info"
 )
 
 // Reasons returns all reasons.
 func Reasons() []Reason {
 	return []Reason{
 		ReasonShort, ReasonCorrupt, ReasonSource, ReasonUnmatched, ReasonDuplicate, ReasonLate, ReasonReflectorClock,
-		ReasonNotPositive, ReasonTooLong,
+		ReasonReflectorSlow, ReasonNotPositive, ReasonTooLong, ReasonOversized, ReasonMode, ReasonForged, ReasonInfo,
 	}
 }
 

@@ -61,6 +61,12 @@ type ReflectorConfig struct {
 	Stateful bool
 	// PerSecond and Burst limit the answers to one source address; 0 means 50/s and 100.
 	PerSecond, Burst float64
+	// Key, unless it is nil, makes the reflector answer authenticated probes, and no others. Without it the reflector
+	// answers unauthenticated ones, and no others.
+	Key *Key
+	// Info, unless it is nil, is what the reflector tells those who ask. It is called for every answer, from the goroutine
+	// that serves, between T2 and T3: it must return at once.
+	Info func() Info
 	// Count, unless it is nil, is called for every packet, from the goroutine that serves.
 	Count func(Reflected)
 }

@@ -56,10 +56,27 @@ type stampAnswer struct {
 	err    error
 }
 
-// NewSTAMPSender opens a socket on an address of this machine; the zero Addr leaves the choice to the routing table.
-// rejected, unless it is nil, is called for every packet that is dropped since it answers no probe that waits, from one
-// goroutine. Close ends the sender.
+// SenderConfig configures a STAMPSender. The zero value is one that sends base packets of unauthenticated mode.
+type SenderConfig struct {
+	// Bind is the address of this machine from which the probes leave; the zero Addr leaves the choice to the routing table.
+	Bind netip.Addr
+	// Key, unless it is nil, makes all probes authenticated. Only reflectors that have it answer.
+	Key *Key
+	// AskInfo makes the probes ask the reflector what it says of itself, in 84 octets more (with a key, 104).
+	AskInfo bool
+	// Rejected, unless it is nil, is called for every packet that is dropped since it answers no probe that waits, and
+	// with ReasonInfo, from one goroutine.
+	Rejected func(Reason)
+}
+
+// NewSTAMPSender returns OpenSTAMP of a configuration that has only bind and rejected.
 func NewSTAMPSender(bind netip.Addr, rejected func(Reason)) (*STAMPSender, error) {
+	return OpenSTAMP(SenderConfig{Bind: bind, Rejected: rejected})
+}
+
+// OpenSTAMP opens the socket of a sender. Close ends it.
+func OpenSTAMP(cfg SenderConfig) (*STAMPSender, error) {
+	bind, rejected := cfg.Bind, cfg.Rejected
 	var local *net.UDPAddr
 	if bind.IsValid() {
 		local = net.UDPAddrFromAddrPort(netip.AddrPortFrom(bind, 0))
