@@ -49,6 +49,12 @@ var (
 		Help: "Unordered pairs of different nodes with a current measurement in at least one direction.",
 	})
 
+	// InterestNodes is how many nodes the probers are asked to measure from everywhere.
+	InterestNodes = prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "fogsched_nodelatency_interest_nodes",
+		Help: "Nodes that host targets of intents, which all probers are asked to measure.",
+	})
+
 	// Decisions counts scheduling cycles by what the plugin could do for the pod.
 	Decisions = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "fogsched_nodelatency_decisions_total",
@@ -89,6 +95,6 @@ func Register(register func(...prometheus.Collector)) {
 			SamplesRejected.WithLabelValues("nodelatency", string(r))
 		}
 		register(SamplesRejected, SamplesAccepted, SnapshotTimestamp, NewestSampleTimestamp, Pairs, MeasuredPairs,
-			Decisions, LimitsBroken, BadIntents, Woken, Panics)
+			InterestNodes, Decisions, LimitsBroken, BadIntents, Woken, Panics)
 	})
 }

@@ -4,10 +4,12 @@ package nodelatency
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/fogsched/fogsched/pkg/plugins/internal"
@@ -18,12 +20,17 @@ import (
 type Args struct {
 	metav1.TypeMeta `json:",inline"`
 
-	// MaxAge is the age above which a measurement is no longer used, 10s to 24h. Default 5m: probers publish at least once
-	// a minute, so that four reports in a row can be missed.
+	// MaxAge is how long after a prober's next report is due its measurements are still used, 10s to 24h. Default 5m: with few
+	// nodes a report is due each minute, so that four in a row can be missed.
 	MaxAge metav1.Duration `json:"maxAge,omitempty"`
 
 	// ZonesFile is the path of a table of round-trip times between zones, for pairs that nobody measured. Default none.
 	ZonesFile string `json:"zonesFile,omitempty"`
+
+	// Interest is the ConfigMap, NAMESPACE/NAME, in which probers are told which nodes host the targets of policies, so that all
+	// of them measure these. It must exist. Default none: then probers measure what they choose themselves, which is all pairs up
+	// to 33 nodes.
+	Interest string `json:"interest,omitempty"`
 }
 
 func getArgs(obj runtime.Object) (*Args, error) {
@@ -45,6 +52,12 @@ func validateArgs(args *Args) field.ErrorList {
 	}
 	if d := args.MaxAge.Duration; d < 10*time.Second || d > 24*time.Hour {
 		errs = append(errs, field.Invalid(path.Child("maxAge"), d.String(), "must be 10s to 24h"))
+	}
+	if args.Interest != "" {
+		namespace, name, ok := strings.Cut(args.Interest, "/")
+		if !ok || len(validation.IsDNS1123Label(namespace)) > 0 || len(validation.IsDNS1123Subdomain(name)) > 0 {
+			errs = append(errs, field.Invalid(path.Child("interest"), args.Interest, "must be NAMESPACE/NAME of a ConfigMap, as in fogsched-system/fogprobe-interest"))
+		}
 	}
 	return errs
 }

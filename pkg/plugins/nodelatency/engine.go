@@ -5,6 +5,7 @@ package nodelatency
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -102,6 +103,9 @@ func sharedEngine(ctx context.Context, args *Args, handle fwk.Handle) (*engine, 
 		}
 		e.synced = append(e.synced, e.policies.Load, e.latencies.Load)
 		go e.followCRDs(ctx, disc, c)
+		if namespace, name, ok := strings.Cut(args.Interest, "/"); ok {
+			go (&interestWriter{engine: e, configMaps: handle.ClientSet().CoreV1().ConfigMaps(namespace), name: name}).run(ctx)
+		}
 	}
 	engines.m[key] = e
 	context.AfterFunc(ctx, func() {

@@ -52,6 +52,18 @@ func TestArgs(t *testing.T) {
 				MaxAge:   metav1.Duration{Duration: 90 * time.Second}, ZonesFile: "/etc/zones.yaml",
 			},
 		},
+		"the ConfigMap of interest": {
+			in:   raw(`{"interest":"fogsched-system/fogprobe-interest"}`),
+			want: Args{MaxAge: metav1.Duration{Duration: 5 * time.Minute}, Interest: "fogsched-system/fogprobe-interest"},
+		},
+		"a ConfigMap without a namespace": {
+			in:        raw(`{"interest":"fogprobe-interest"}`),
+			wantError: `pluginConfig of NodeLatency: args.interest: Invalid value: "fogprobe-interest": must be NAMESPACE/NAME of a ConfigMap, as in fogsched-system/fogprobe-interest`,
+		},
+		"a ConfigMap whose name is none": {
+			in:        raw(`{"interest":"fogsched-system/a/b"}`),
+			wantError: `pluginConfig of NodeLatency: args.interest: Invalid value: "fogsched-system/a/b": must be NAMESPACE/NAME of a ConfigMap, as in fogsched-system/fogprobe-interest`,
+		},
 		"the bounds of maxAge": {in: raw(`{"maxAge":"24h"}`), want: Args{MaxAge: metav1.Duration{Duration: 24 * time.Hour}}},
 		"an unknown field": {
 			in:        raw(`{"maxage":"1m"}`),

@@ -6,6 +6,14 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
+// InterestKey is the key of the ConfigMap in which the scheduler tells the probers which nodes host the targets of policies,
+// a name a line: every prober measures these.
+const InterestKey = "nodes"
+
+// PositionAnnotation is a Node's place on Earth, "latitude,longitude" in degrees, for example "52.52,13.40". Where two nodes have
+// one, an RTT between them that light in a fibre could not keep is not believed.
+const PositionAnnotation = "fogsched.dev/position"
+
 // NodeLatency is what the node of the same name measured of its distance to others. Its prober writes it; it is owned by
 // its Node and goes with it.
 //
