@@ -73,7 +73,7 @@ var errCoordinate = errors.New("impossible coordinate")
 func (i Info) put(b []byte) {
 	clear(b[:infoLen])
 	b[0] = infoVersion
-	if checkCoordinate(i.Coordinate) == nil {
+	if checkWire(i.Coordinate) == nil {
 		b[1] = infoCoordinate
 		at := 4
 		for _, f := range i.Coordinate.Vec {
@@ -118,15 +118,15 @@ func parseInfo(b []byte) (Info, error) {
 	for k := range c.Vec {
 		c.Vec[k] = float(4 + 4*k)
 	}
-	if err := checkCoordinate(c); err != nil {
+	if err := checkWire(c); err != nil {
 		return i, err
 	}
 	i.Coordinate = c
 	return i, nil
 }
 
-// checkCoordinate returns why a coordinate cannot be one, as an errCoordinate. NaN fails every comparison here.
-func checkCoordinate(c *coordinate.Coordinate) error {
+// checkWire returns why a coordinate cannot be one, as an errCoordinate. NaN fails every comparison here.
+func checkWire(c *coordinate.Coordinate) error {
 	if c == nil {
 		return fmt.Errorf("%w: none", errCoordinate)
 	}
