@@ -52,7 +52,7 @@ func (f *fakeNetwork) probe(ctx context.Context, a netip.AddrPort) (Result, erro
 	}
 	select {
 	case <-answer:
-		return Result{RTT: rtt, SentAt: sentAt}, nil
+		return Result{RTT: rtt, SentAt: sentAt, Elapsed: time.Since(sentAt)}, nil
 	case <-ctx.Done():
 		return Result{}, fmt.Errorf("%w: %w", ErrLost, ctx.Err())
 	}

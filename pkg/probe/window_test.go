@@ -28,7 +28,7 @@ func TestWindow(t *testing.T) {
 		"one answer":            {size: 3, results: []time.Duration{7 * ms}, typical: 7 * ms, tail: 7 * ms, known: true, samples: 1},
 		"all lost is unknown":   {size: 3, results: []time.Duration{lost, lost, lost, lost}, lost: 3},
 		"a loss is no latency":  {size: 4, results: []time.Duration{9 * ms, lost, lost}, typical: 9 * ms, tail: 9 * ms, known: true, samples: 1, lost: 2},
-		"an even number":        {size: 4, results: []time.Duration{4 * ms, 1 * ms, 3 * ms, 2 * ms}, typical: 2500 * time.Microsecond, tail: 4 * ms, known: true, samples: 4, newest: 3},
+		"an even number":        {size: 4, results: []time.Duration{1 * ms, 4 * ms, 3 * ms, 2 * ms}, typical: 2500 * time.Microsecond, tail: 4 * ms, known: true, samples: 4, newest: 3},
 		"the oldest go":         {size: 3, results: []time.Duration{100 * ms, 100 * ms, 1 * ms, 2 * ms, 3 * ms}, typical: 2 * ms, tail: 3 * ms, known: true, samples: 3, newest: 4},
 		"answers go by losses":  {size: 2, results: []time.Duration{1 * ms, lost, lost}, lost: 2},
 		"an outlier moves tail": {size: 5, results: []time.Duration{2 * ms, 2 * ms, 900 * ms, 2 * ms, 2 * ms}, typical: 2 * ms, tail: 900 * ms, known: true, samples: 5, newest: 4},
