@@ -128,20 +128,17 @@ func (r *keyRing) old(now time.Time) *secret {
 }
 
 // signing returns the key to send under: the one that every node has by now, or the other of the two that are accepted,
-// for a peer that seems not to have that one.
-func (k *Key) signing(now time.Time, other bool) *secret {
+// for a peer that seems not to have that one. choice says that there are two.
+func (k *Key) signing(now time.Time, other bool) (key *secret, choice bool) {
 	ring := k.ring.Load()
-	first, second := ring.current, ring.old(now)
-	if second == nil {
-		return first
+	old := ring.old(now)
+	if old == nil {
+		return ring.current, false
 	}
-	if now.Sub(ring.since) < keyHold {
-		first, second = second, first
+	if hold := now.Sub(ring.since) < keyHold; hold != other {
+		return old, true
 	}
-	if other {
-		return second
-	}
-	return first
+	return ring.current, true
 }
 
 // verify returns the key under which mac is that of text; nil when there is none.

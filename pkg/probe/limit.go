@@ -4,6 +4,7 @@ package probe
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -33,33 +34,55 @@ func (r *recent[K, V]) put(k K, v V) {
 	r.younger[k] = v
 }
 
-// limiter is a token bucket a source address.
+// limiter is what a reflector knows of each source address: a token bucket, and the last probes, so that it answers none
+// of them twice. Older ones that somebody replays are answered, within the limit; their sender drops the answer.
 type limiter struct {
 	perSecond, burst float64
-	buckets          *recent[netip.Addr, bucket]
+	start            time.Time
+	sources          *recent[netip.Addr, source]
 }
 
-type bucket struct {
+type source struct {
 	tokens float64
-	at     time.Time
+	at     time.Duration // since start
+	seen   [4]probeID    // a ring; the zero value is no probe
+	next   uint8
+}
+
+// probeID tells the probes of one address apart. Who cannot see a probe cannot make one that has its ID, and so cannot keep
+// the reflector from answering it.
+type probeID struct {
+	timestamp STAMPTime
+	sequence  uint32
+	port      uint16
 }
 
 func newLimiter(perSecond, burst float64, sources int) *limiter {
-	return &limiter{perSecond: perSecond, burst: burst, buckets: newRecent[netip.Addr, bucket](sources)}
+	return &limiter{
+		perSecond: perSecond, burst: burst, start: time.Now(), sources: newRecent[netip.Addr, source](sources),
+	}
 }
 
-// allow takes a token of a source's bucket, or returns false when there is none.
-func (l *limiter) allow(source netip.Addr, now time.Time) bool {
-	b, ok := l.buckets.get(source)
+// take says what becomes of a probe: ReflectedReplayed, ReflectedLimited when there is no token in the bucket of its
+// source, and else ReflectedAnswered, which takes a token.
+func (l *limiter) take(from netip.Addr, id probeID, now time.Time) Reflected {
+	at := now.Sub(l.start)
+	s, ok := l.sources.get(from)
 	if !ok {
-		b = bucket{tokens: l.burst, at: now}
+		s = source{tokens: l.burst, at: at}
 	}
-	b.tokens = min(l.burst, b.tokens+max(0, now.Sub(b.at).Seconds())*l.perSecond)
-	b.at = now
-	allowed := b.tokens >= 1
-	if allowed {
-		b.tokens--
+	if slices.Contains(s.seen[:], id) {
+		return ReflectedReplayed
 	}
-	l.buckets.put(source, b)
-	return allowed
+	s.tokens = min(l.burst, s.tokens+max(0, (at-s.at).Seconds())*l.perSecond)
+	s.at = at
+	result := ReflectedLimited
+	if s.tokens >= 1 {
+		s.tokens--
+		s.seen[s.next] = id
+		s.next = (s.next + 1) % uint8(len(s.seen))
+		result = ReflectedAnswered
+	}
+	l.sources.put(from, s)
+	return result
 }

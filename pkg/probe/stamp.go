@@ -9,14 +9,19 @@ import (
 	"time"
 )
 
-// The packets of STAMP, the Simple Two-Way Active Measurement Protocol, in unauthenticated mode: RFC 8762, sections 4.2.1
-// and 4.3.1, with the session identifier that RFC 8972, section 3, put into the first octets that must be zero. All
-// numbers are in network byte order.
+// The base packets of STAMP, the Simple Two-Way Active Measurement Protocol: RFC 8762, sections 4.2 and 4.3, with the session
+// identifier that RFC 8972, section 3, put into the first octets that must be zero. All numbers are in network byte order.
 
-// STAMPPacketLen is the length in octets of a base packet, in both directions.
-const STAMPPacketLen = 44
+const (
+	// STAMPPacketLen is the length in octets of a base packet of unauthenticated mode, in both directions.
+	STAMPPacketLen = 44
+	// STAMPAuthPacketLen is that of authenticated mode: six blocks of 16 octets, and their HMAC.
+	STAMPAuthPacketLen = 112
 
-// ErrSTAMPShort says that a packet is shorter than STAMPPacketLen.
+	macOffset = STAMPAuthPacketLen - macLen
+)
+
+// ErrSTAMPShort says that a packet is shorter than a base packet.
 var ErrSTAMPShort = errors.New("STAMP packet too short")
 
 // ErrSTAMPCorrupt says that a packet has an error estimate with a multiplier of 0, which RFC 4656, section 4.1.2, forbids
@@ -85,13 +90,15 @@ func (e ErrorEstimate) Scale() uint8 { return uint8(e>>8) & 0x3f }
 // Multiplier returns the factor, 0 to 255. The error is Multiplier·2^(Scale−32) seconds. A valid one is not 0.
 func (e ErrorEstimate) Multiplier() uint8 { return uint8(e) }
 
-// SenderPacket is what a Session-Sender sends:
+// SenderPacket is what a Session-Sender sends, unauthenticated and authenticated:
 //
-//	octets  0–3   Sequence Number
-//	        4–11  Timestamp (T1)
-//	       12–13  Error Estimate
-//	       14–15  Session Identifier (RFC 8972), or zero
-//	       16–43  zero
+//	octets  0–3   octets  0–3    Sequence Number
+//	        4–11         16–23   Timestamp (T1)
+//	       12–13         24–25   Error Estimate
+//	       14–15         26–27   Session Identifier (RFC 8972), or zero
+//	                     96–111  HMAC of octets 0–95
+//
+// All others are zero.
 type SenderPacket struct {
 	Sequence  uint32
 	Timestamp STAMPTime
@@ -108,8 +115,37 @@ func (p SenderPacket) AppendTo(b []byte) []byte {
 	return append(b, make([]byte, 28)...)
 }
 
-// ParseSender decodes a packet of a Session-Sender. What must be zero is ignored, as the RFC says, and so are octets after
-// the 44th. The error is ErrSTAMPShort or ErrSTAMPCorrupt.
+// appendAuthTo appends the packet's 112 octets of authenticated mode to b, with an HMAC of zeros: sealSTAMP makes it.
+func (p SenderPacket) appendAuthTo(b []byte) []byte {
+	at := len(b)
+	b = append(b, make([]byte, STAMPAuthPacketLen)...)
+	out := b[at:]
+	binary.BigEndian.PutUint32(out[0:], p.Sequence)
+	binary.BigEndian.PutUint64(out[16:], uint64(p.Timestamp))
+	binary.BigEndian.PutUint16(out[24:], uint16(p.Error))
+	binary.BigEndian.PutUint16(out[26:], p.Session)
+	return b
+}
+
+// sealSTAMP computes the HMAC of a base packet of authenticated mode, which RFC 8762, section 4.4, describes.
+func sealSTAMP(packet []byte, s *secret) {
+	s.sign(packet[macOffset:STAMPAuthPacketLen], packet[:macOffset], nil)
+}
+
+// otherMode returns whether a packet was probably made for the other mode: in the octets that must be zero in authenticated
+// mode, unauthenticated mode has its timestamp. It only chooses the name under which a packet that is dropped is counted.
+func otherMode(b []byte, authenticated bool) bool {
+	if len(b) < STAMPPacketLen {
+		return false
+	}
+	if authenticated {
+		return !zero(b[4:16])
+	}
+	return zero(b[4:16]) && len(b) >= STAMPAuthPacketLen
+}
+
+// ParseSender decodes a packet of a Session-Sender in unauthenticated mode. What must be zero is ignored, as the RFC says,
+// and so are octets after the 44th. The error is ErrSTAMPShort or ErrSTAMPCorrupt.
 func ParseSender(b []byte) (SenderPacket, error) {
 	if len(b) < STAMPPacketLen {
 		return SenderPacket{}, ErrSTAMPShort
@@ -126,19 +162,37 @@ func ParseSender(b []byte) (SenderPacket, error) {
 	return p, nil
 }
 
-// ReflectorPacket is what a Session-Reflector answers:
+// parseAuthSender decodes a packet of a Session-Sender in authenticated mode, all but its HMAC.
+func parseAuthSender(b []byte) (SenderPacket, error) {
+	if len(b) < STAMPAuthPacketLen {
+		return SenderPacket{}, ErrSTAMPShort
+	}
+	p := SenderPacket{
+		Sequence:  binary.BigEndian.Uint32(b[0:]),
+		Timestamp: STAMPTime(binary.BigEndian.Uint64(b[16:])),
+		Error:     ErrorEstimate(binary.BigEndian.Uint16(b[24:])),
+		Session:   binary.BigEndian.Uint16(b[26:]),
+	}
+	if p.Error.Multiplier() == 0 {
+		return SenderPacket{}, ErrSTAMPCorrupt
+	}
+	return p, nil
+}
+
+// ReflectorPacket is what a Session-Reflector answers, unauthenticated and authenticated:
 //
-//	octets  0–3   Sequence Number
-//	        4–11  Timestamp (T3)
-//	       12–13  Error Estimate, of both timestamps
-//	       14–15  Session Identifier (RFC 8972), or zero
-//	       16–23  Receive Timestamp (T2)
-//	       24–27  Session-Sender Sequence Number
-//	       28–35  Session-Sender Timestamp (T1)
-//	       36–37  Session-Sender Error Estimate
-//	       38–39  zero
-//	       40     Session-Sender TTL
-//	       41–43  zero
+//	octets  0–3   octets  0–3    Sequence Number
+//	        4–11         16–23   Timestamp (T3)
+//	       12–13         24–25   Error Estimate, of both timestamps
+//	       14–15         26–27   Session Identifier (RFC 8972), or zero
+//	       16–23         32–39   Receive Timestamp (T2)
+//	       24–27         48–51   Session-Sender Sequence Number
+//	       28–35         64–71   Session-Sender Timestamp (T1)
+//	       36–37         72–73   Session-Sender Error Estimate
+//	       40            80      Session-Sender TTL
+//	                     96–111  HMAC of octets 0–95
+//
+// All others are zero.
 type ReflectorPacket struct {
 	Sequence        uint32
 	Timestamp       STAMPTime
@@ -165,7 +219,46 @@ func (p ReflectorPacket) AppendTo(b []byte) []byte {
 	return append(b, p.SenderTTL, 0, 0, 0)
 }
 
-// ParseReflector decodes a packet of a Session-Reflector. What must be zero is ignored, and so are octets after the 44th.
+// appendAuthTo appends the packet's 112 octets of authenticated mode to b, with an HMAC of zeros: sealSTAMP makes it.
+func (p ReflectorPacket) appendAuthTo(b []byte) []byte {
+	at := len(b)
+	b = append(b, make([]byte, STAMPAuthPacketLen)...)
+	out := b[at:]
+	binary.BigEndian.PutUint32(out[0:], p.Sequence)
+	binary.BigEndian.PutUint64(out[16:], uint64(p.Timestamp))
+	binary.BigEndian.PutUint16(out[24:], uint16(p.Error))
+	binary.BigEndian.PutUint16(out[26:], p.Session)
+	binary.BigEndian.PutUint64(out[32:], uint64(p.Received))
+	binary.BigEndian.PutUint32(out[48:], p.SenderSequence)
+	binary.BigEndian.PutUint64(out[64:], uint64(p.SenderTimestamp))
+	binary.BigEndian.PutUint16(out[72:], uint16(p.SenderError))
+	out[80] = p.SenderTTL
+	return b
+}
+
+// parseAuthReflector decodes a packet of a Session-Reflector in authenticated mode, all but its HMAC.
+func parseAuthReflector(b []byte) (ReflectorPacket, error) {
+	if len(b) < STAMPAuthPacketLen {
+		return ReflectorPacket{}, ErrSTAMPShort
+	}
+	p := ReflectorPacket{
+		Sequence:        binary.BigEndian.Uint32(b[0:]),
+		Timestamp:       STAMPTime(binary.BigEndian.Uint64(b[16:])),
+		Error:           ErrorEstimate(binary.BigEndian.Uint16(b[24:])),
+		Session:         binary.BigEndian.Uint16(b[26:]),
+		Received:        STAMPTime(binary.BigEndian.Uint64(b[32:])),
+		SenderSequence:  binary.BigEndian.Uint32(b[48:]),
+		SenderTimestamp: STAMPTime(binary.BigEndian.Uint64(b[64:])),
+		SenderError:     ErrorEstimate(binary.BigEndian.Uint16(b[72:])),
+		SenderTTL:       b[80],
+	}
+	if p.Error.Multiplier() == 0 {
+		return ReflectorPacket{}, ErrSTAMPCorrupt
+	}
+	return p, nil
+}
+
+// ParseReflector decodes a packet of a Session-Reflector in unauthenticated mode. What must be zero is ignored, and so are octets after the 44th.
 // The error is ErrSTAMPShort or ErrSTAMPCorrupt.
 func ParseReflector(b []byte) (ReflectorPacket, error) {
 	if len(b) < STAMPPacketLen {

@@ -76,12 +76,18 @@ func startReflector(t *testing.T, address string, cfg ReflectorConfig) (*STAMPRe
 
 func startSender(t *testing.T, bind string) (*STAMPSender, *counts[Reason]) {
 	t.Helper()
-	c := newCounts[Reason]()
-	var addr netip.Addr
+	var cfg SenderConfig
 	if bind != "" {
-		addr = netip.MustParseAddr(bind)
+		cfg.Bind = netip.MustParseAddr(bind)
 	}
-	s, err := NewSTAMPSender(addr, c.add)
+	return startSenderWith(t, cfg)
+}
+
+func startSenderWith(t *testing.T, cfg SenderConfig) (*STAMPSender, *counts[Reason]) {
+	t.Helper()
+	c := newCounts[Reason]()
+	cfg.Rejected = c.add
+	s, err := OpenSTAMP(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -107,6 +113,21 @@ func listen(t *testing.T, address string) (*net.UDPConn, netip.AddrPort) {
 	return conn, conn.LocalAddr().(*net.UDPAddr).AddrPort()
 }
 
+// believed probes until an answer is believed: on a busy machine a reflector may take longer than MaxTurnaround.
+func believed(t *testing.T, s *STAMPSender, target netip.AddrPort) Result {
+	t.Helper()
+	for ctx := deadline(t, 30*time.Second); ; {
+		got, err := s.Probe(ctx, target)
+		if rejected := (*RejectedError)(nil); errors.As(err, &rejected) && rejected.Reason == ReasonReflectorSlow {
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return got
+	}
+}
+
 func TestProbe(t *testing.T) {
 	for name, tc := range map[string]struct {
 		listen, bind, target string
@@ -119,31 +140,45 @@ func TestProbe(t *testing.T) {
 		"IPv6, all addresses":                {listen: ":0", target: "::1"},
 		"an IPv4 address in IPv6's notation": {listen: ":0", target: "::ffff:127.0.0.77"},
 	} {
-		t.Run(name, func(t *testing.T) {
-			r, reflected := startReflector(t, tc.listen, ReflectorConfig{})
-			s, rejected := startSender(t, tc.bind)
-			target := netip.AddrPortFrom(netip.MustParseAddr(tc.target), r.Addr().Port())
-			for range 3 {
-				before := time.Now()
-				got, err := s.Probe(deadline(t, 10*time.Second), target)
-				if err != nil {
-					t.Fatal(err)
+		for kind, v := range variants {
+			t.Run(name+", "+kind, func(t *testing.T) {
+				cfg := SenderConfig{Key: newKey(t, v.key), AskInfo: v.ask}
+				if tc.bind != "" {
+					cfg.Bind = netip.MustParseAddr(tc.bind)
 				}
-				if elapsed := time.Since(before); got.RTT <= 0 || got.RTT > elapsed {
-					t.Errorf("RTT %v of a call that took %v", got.RTT, elapsed)
+				r, reflected := startReflector(t, tc.listen, ReflectorConfig{Key: cfg.Key, Info: somewhere})
+				s, rejected := startSenderWith(t, cfg)
+				target := netip.AddrPortFrom(netip.MustParseAddr(tc.target), r.Addr().Port())
+				for range 3 {
+					before := time.Now()
+					got := believed(t, s, target)
+					if elapsed := time.Since(before); got.RTT <= 0 || got.Elapsed > elapsed {
+						t.Errorf("%+v of calls that took %v", got, elapsed)
+					}
+					if got.SentAt.Before(before) || got.Turnaround < 0 || got.TTL != 64 {
+						t.Errorf("result %+v, want sent after %v, with a TTL of 64", got, before)
+					}
+					if got.Elapsed != got.RTT+got.Waited+got.Turnaround || got.Waited < 0 {
+						t.Errorf("result %+v, want elapsed = RTT + waited + turnaround", got)
+					}
+					want := (*Info)(nil)
+					if v.ask {
+						i := somewhere()
+						want = &i
+					}
+					if diff := cmp.Diff(want, got.Info); diff != "" {
+						t.Errorf("information (-want +got):\n%s", diff)
+					}
 				}
-				if got.SentAt.Before(before) || got.Turnaround < 0 || got.TTL != 64 {
-					t.Errorf("result %+v, want sent after %v, with a TTL of 64", got, before)
+				reflected.await(ReflectedAnswered, 3) // it counts after it has sent
+				if all := reflected.all(); len(all) != 1 {
+					t.Errorf("reflected %v, want answers", all)
 				}
-			}
-			reflected.await(ReflectedAnswered, 3) // it counts after it has sent
-			if diff := cmp.Diff(map[Reflected]int{ReflectedAnswered: 3}, reflected.all()); diff != "" {
-				t.Errorf("reflected (-want +got):\n%s", diff)
-			}
-			if diff := cmp.Diff(map[Reason]int{}, rejected.all()); diff != "" {
-				t.Errorf("rejected (-want +got):\n%s", diff)
-			}
-		})
+				if diff := cmp.Diff(map[Reason]int{}, rejected.all()); diff != "" {
+					t.Errorf("rejected (-want +got):\n%s", diff)
+				}
+			})
+		}
 	}
 }
 
@@ -240,9 +275,17 @@ func TestAnswers(t *testing.T) {
 			answer: edit(func(r *ReflectorPacket) { r.Received = r.Timestamp + 1<<20 }),
 			want:   ReasonReflectorClock,
 		},
-		"kept for longer than the round trip": {
-			answer: func(p SenderPacket) []byte { return honest(p, time.Hour).AppendTo(nil) },
-			want:   ReasonNotPositive,
+		"kept for longer than is believed": {
+			answer: func(p SenderPacket) []byte { return honest(p, MaxTurnaround+time.Microsecond).AppendTo(nil) },
+			want:   ReasonReflectorSlow,
+		},
+		"more octets than the probe": {
+			answer:  func(p SenderPacket) []byte { return append(honest(p, 0).AppendTo(nil), 0) },
+			dropped: ReasonOversized,
+		},
+		"far more octets than are read": {
+			answer:  func(p SenderPacket) []byte { return append(honest(p, 0).AppendTo(nil), make([]byte, 60_000)...) },
+			dropped: ReasonOversized,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -287,33 +330,55 @@ func TestAnswers(t *testing.T) {
 }
 
 func TestTheRoundTripIsWithoutTheReflectorsTime(t *testing.T) {
-	s, _ := startSender(t, "")
-	conn, addr := listen(t, "127.0.0.1:0")
-	const took = 50 * time.Millisecond
-	go func() {
-		buf := make([]byte, 100)
-		n, from, err := conn.ReadFromUDPAddrPort(buf)
-		if err != nil {
-			return
-		}
-		p, _ := ParseSender(buf[:n])
-		// A clock that is 100 years off, with PTP's timestamps.
-		t2 := STAMPTime(0x12345678<<32 | 990_000_000)
-		time.Sleep(took)
-		t3 := STAMPTime(0x12345679<<32 | 40_000_000)
-		_, _ = conn.WriteToUDPAddrPort(ReflectorPacket{
-			Timestamp: t3, Error: 0x4001, Received: t2, SenderSequence: p.Sequence, SenderTimestamp: p.Timestamp,
-		}.AppendTo(nil), from)
-	}()
-	start := time.Now()
-	got, err := s.Probe(deadline(t, 10*time.Second), addr)
-	elapsed := time.Since(start)
-	if err != nil {
-		t.Fatal(err)
+	const ms = time.Millisecond
+	for name, tc := range map[string]struct {
+		elapsed, waited, turnaround time.Duration
+		wantRTT                     time.Duration
+		wantReason                  Reason
+	}{
+		"at once":                                   {elapsed: 20 * ms, wantRTT: 20 * ms},
+		"after a while":                             {elapsed: 20 * ms, turnaround: 3 * ms, wantRTT: 17 * ms},
+		"after as long as is believed":              {elapsed: 20 * ms, turnaround: MaxTurnaround, wantRTT: 15 * ms},
+		"after longer than is believed":             {elapsed: 20 * ms, turnaround: MaxTurnaround + 1, wantReason: ReasonReflectorSlow},
+		"a reflector that would like to look near":  {elapsed: 120 * ms, turnaround: 119 * ms, wantReason: ReasonReflectorSlow},
+		"it says that it took the whole round trip": {elapsed: 2 * ms, turnaround: 2 * ms, wantReason: ReasonNotPositive},
+		"it says that it took longer than that":     {elapsed: 2 * ms, turnaround: 3 * ms, wantReason: ReasonNotPositive},
+		"answered before it received":               {elapsed: 20 * ms, turnaround: -1, wantReason: ReasonReflectorClock},
+		"it lay in the socket here":                 {elapsed: 900 * ms, waited: 890 * ms, turnaround: 3 * ms, wantRTT: 7 * ms},
+		"the clock was set while it lay there":      {elapsed: 20 * ms, waited: 30 * ms, wantReason: ReasonNotPositive},
+		"longer than any round trip":                {elapsed: MaxRTT + 1, wantReason: ReasonTooLong},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newPair(t, variant{}, variant{}).sender
+			p := s.begin(reflectorAddr)
+			// A clock that is 100 years off, with PTP's timestamps.
+			t2, t3 := ptp(990*ms), ptp(990*ms+tc.turnaround)
+			b := ReflectorPacket{
+				Timestamp: t3, Error: 0x4001, Received: t2, SenderSequence: p.sequence, SenderTimestamp: p.timestamp, SenderTTL: 3,
+			}.AppendTo(nil)
+			if dropped := s.receive(b, reflectorAddr, p.sentAt.Add(tc.elapsed), tc.waited); dropped != "" {
+				t.Fatalf("dropped: %s", dropped)
+			}
+			a := <-p.done
+			if tc.wantReason != "" {
+				if rejected := (*RejectedError)(nil); !errors.As(a.err, &rejected) || rejected.Reason != tc.wantReason || a.result != (Result{}) {
+					t.Errorf("%+v, %v; want the reason %s", a.result, a.err, tc.wantReason)
+				}
+				return
+			}
+			want := Result{
+				RTT: tc.wantRTT, SentAt: p.sentAt, Turnaround: tc.turnaround, Elapsed: tc.elapsed, Waited: tc.waited, TTL: 3,
+			}
+			if diff := cmp.Diff(want, a.result); a.err != nil || diff != "" {
+				t.Errorf("%v (-want +got):\n%s", a.err, diff)
+			}
+		})
 	}
-	if got.Turnaround != took || got.RTT <= 0 || got.RTT > elapsed-took {
-		t.Errorf("%+v, want a turnaround of %v and an RTT of at most %v", got, took, elapsed-took)
-	}
+}
+
+// ptp is a timestamp in PTP's format.
+func ptp(d time.Duration) STAMPTime {
+	return STAMPTime(0x12345678+d/time.Second)<<32 | STAMPTime(d%time.Second)
 }
 
 func TestForgedLateAndDuplicateAnswers(t *testing.T) {
@@ -374,12 +439,10 @@ func TestReflectorAnswersWithAsManyOctetsAsItGot(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	// An Extra Padding TLV of RFC 8972, section 4.1, for a reflector that knows none: flag U (unrecognized) is set by the
-	// sender, and stays so.
-	padding := octets(t, "80 01 00 06 de ad be ef 00 01")
-	for _, rest := range [][]byte{nil, {1}, padding, bytes.Repeat([]byte{0xa5}, maxSTAMPPacket-STAMPPacketLen)} {
+	for i, rest := range [][]byte{nil, {1}, {1, 2, 3}, bytes.Repeat([]byte{0xa5}, maxSTAMPPacket-STAMPPacketLen)} {
 		p := senderPacket
 		p.Session = 0xbeef
+		p.Sequence += uint32(i)
 		if _, err := conn.Write(append(p.AppendTo(nil), rest...)); err != nil {
 			t.Fatal(err)
 		}
@@ -388,7 +451,8 @@ func TestReflectorAnswersWithAsManyOctetsAsItGot(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if n != STAMPPacketLen+len(rest) || !bytes.Equal(buf[STAMPPacketLen:n], rest) {
+		// What is no TLV is copied, but for the flags of one that is malformed.
+		if n != STAMPPacketLen+len(rest) || len(rest) > 0 && !bytes.Equal(buf[STAMPPacketLen+1:n], rest[1:]) {
 			t.Errorf("%d octets ending in %x for %d octets", n, buf[min(n, STAMPPacketLen):min(n, 60)], STAMPPacketLen+len(rest))
 		}
 		got, err := ParseReflector(buf[:n])
@@ -466,8 +530,10 @@ func TestReflectorLimitsASource(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	for range 10 {
-		if _, err := conn.Write(senderPacket.AppendTo(nil)); err != nil {
+	for i := range uint32(10) {
+		p := senderPacket
+		p.Sequence = i
+		if _, err := conn.Write(p.AppendTo(nil)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -477,9 +543,7 @@ func TestReflectorLimitsASource(t *testing.T) {
 	}
 	// Another source is not made to suffer for it.
 	s, _ := startSender(t, "127.0.0.2")
-	if _, err := s.Probe(deadline(t, 10*time.Second), r.Addr()); err != nil {
-		t.Error(err)
-	}
+	believed(t, s, r.Addr())
 }
 
 func TestTwoReflectorsDoNotTalkForEver(t *testing.T) {
@@ -500,10 +564,10 @@ func TestTwoReflectorsDoNotTalkForEver(t *testing.T) {
 
 func TestManySourcesTakeBoundedMemory(t *testing.T) {
 	l := newLimiter(1, 2, 100)
-	now := time.Unix(1000, 0)
 	for i := range 100_000 {
-		l.allow(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), now)
-		if n := len(l.buckets.younger) + len(l.buckets.older); n > 200 {
+		from := netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)})
+		l.take(from, probeID{sequence: uint32(i)}, l.start)
+		if n := len(l.sources.younger) + len(l.sources.older); n > 200 {
 			t.Fatalf("%d sources are remembered", n)
 		}
 	}
@@ -511,26 +575,54 @@ func TestManySourcesTakeBoundedMemory(t *testing.T) {
 
 func TestLimiterRefills(t *testing.T) {
 	l := newLimiter(10, 2, 100)
-	now, a := time.Unix(1000, 0), netip.MustParseAddr("10.0.0.1")
+	now, a := l.start, netip.MustParseAddr("10.0.0.1")
 	for i, tc := range []struct {
 		after time.Duration
-		want  bool
+		want  Reflected
 	}{
-		{0, true},
-		{0, true},
-		{0, false},
-		{99 * time.Millisecond, false},
-		{time.Millisecond + time.Microsecond, true},
-		{0, false},
-		{-time.Hour, false}, // the clock was set back
-		{time.Hour, true},
-		{0, true},
-		{0, false},
+		{0, ReflectedAnswered},
+		{0, ReflectedAnswered},
+		{0, ReflectedLimited},
+		{99 * time.Millisecond, ReflectedLimited},
+		{time.Millisecond + time.Microsecond, ReflectedAnswered},
+		{0, ReflectedLimited},
+		{-time.Hour, ReflectedLimited},
+		{time.Hour, ReflectedAnswered},
+		{0, ReflectedAnswered},
+		{0, ReflectedLimited},
 	} {
 		now = now.Add(tc.after)
-		if got := l.allow(a, now); got != tc.want {
+		if got := l.take(a, probeID{sequence: uint32(i), port: 9}, now); got != tc.want {
 			t.Errorf("step %d: %v, want %v", i, got, tc.want)
 		}
+	}
+}
+
+func TestLimiterKnowsReplays(t *testing.T) {
+	l := newLimiter(1e-9, 100, 100)
+	a, b := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.2")
+	id := probeID{timestamp: 7, sequence: 3, port: 9}
+	for i, tc := range []struct {
+		from netip.Addr
+		id   probeID
+		want Reflected
+	}{
+		{a, id, ReflectedAnswered},
+		{a, id, ReflectedReplayed},
+		{b, id, ReflectedAnswered},
+		{a, probeID{timestamp: 7, sequence: 3, port: 10}, ReflectedAnswered},
+		{a, probeID{timestamp: 8, sequence: 3, port: 9}, ReflectedAnswered},
+		{a, probeID{timestamp: 7, sequence: 4, port: 9}, ReflectedAnswered},
+		{a, id, ReflectedReplayed},
+		{a, probeID{timestamp: 7, sequence: 4, port: 9}, ReflectedReplayed},
+	} {
+		if got := l.take(tc.from, tc.id, l.start); got != tc.want {
+			t.Errorf("step %d: %v, want %v", i, got, tc.want)
+		}
+	}
+	// A replay takes no token of those who probe.
+	if s, _ := l.sources.get(a); s.tokens != 96 {
+		t.Errorf("%v tokens are left, want 96", s.tokens)
 	}
 }
 

@@ -4,6 +4,7 @@ package probe
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
@@ -30,6 +31,12 @@ const (
 	ReflectedOversized Reflected = "oversized"
 	// ReflectedCorrupt: dropped, since a field has a value that the protocol forbids.
 	ReflectedCorrupt Reflected = "corrupt"
+	// ReflectedMode: dropped, since it is authenticated and this reflector has no key, or the other way round.
+	ReflectedMode Reflected = "mode"
+	// ReflectedForged: dropped, since its sender does not have the key.
+	ReflectedForged Reflected = "forged"
+	// ReflectedReplayed: dropped, since it was answered already.
+	ReflectedReplayed Reflected = "replayed"
 	// ReflectedLimited: dropped, since its source sends too many.
 	ReflectedLimited Reflected = "limited"
 	// ReflectedUnsent: the answer could not be sent.
@@ -39,7 +46,8 @@ const (
 // AllReflected returns everything that may become of a packet.
 func AllReflected() []Reflected {
 	return []Reflected{
-		ReflectedAnswered, ReflectedShort, ReflectedOversized, ReflectedCorrupt, ReflectedLimited, ReflectedUnsent,
+		ReflectedAnswered, ReflectedShort, ReflectedOversized, ReflectedCorrupt, ReflectedMode, ReflectedForged,
+		ReflectedReplayed, ReflectedLimited, ReflectedUnsent,
 	}
 }
 
@@ -48,7 +56,7 @@ const (
 	// enough that two reflectors to which somebody forged a first packet do not talk to one another for long.
 	defaultReflectorRate  = 50
 	defaultReflectorBurst = 100
-	// maxReflectorSources bounds the memory for sources, at about 100 bytes each.
+	// maxReflectorSources bounds the memory for sources; twice as many, at about 250 bytes each, are kept for a while.
 	maxReflectorSources = 8192
 	// unknownTTL is what RFC 5357, section 4.2.1, prescribes where the TTL cannot be had.
 	unknownTTL = 255
@@ -157,17 +165,15 @@ func (r *STAMPReflector) Serve(ctx context.Context) error {
 
 type reflection struct{ octets, control []byte }
 
-// answer makes the answer to a packet, in the memory of out. It has exactly as many octets as the packet: what follows the
-// base packet is copied, which is also how a reflector that knows no extensions answers those of RFC 8972.
+// answer makes the answer to a packet, in the memory of out. It has exactly as many octets as the packet.
 func (r *STAMPReflector) answer(out, in, control []byte, from netip.AddrPort, receivedAt time.Time) (reflection, Reflected) {
-	packet, err := ParseSender(in)
-	switch {
-	case errors.Is(err, ErrSTAMPShort):
-		return reflection{}, ReflectedShort
-	case err != nil:
-		return reflection{}, ReflectedCorrupt
-	case !r.limiter.allow(from.Addr().Unmap(), receivedAt):
-		return reflection{}, ReflectedLimited
+	packet, key, refused := r.accept(in, receivedAt)
+	if refused != "" {
+		return reflection{}, refused
+	}
+	id := probeID{timestamp: packet.Timestamp, sequence: packet.Sequence, port: from.Port()}
+	if result := r.limiter.take(from.Addr().Unmap(), id, receivedAt); result != ReflectedAnswered {
+		return reflection{}, result
 	}
 	ttl, answerControl := fromControl(control, from.Addr())
 	answer := ReflectorPacket{
@@ -185,10 +191,56 @@ func (r *STAMPReflector) answer(out, in, control []byte, from netip.AddrPort, re
 		answer.Sequence = n
 		r.answers.put(from, n+1)
 	}
+	base := r.baseLen()
+	out = append(out[:0], in...)
+	if extensions := tlvs(out[base:]); len(extensions) > 0 {
+		var sequence [4]byte
+		binary.BigEndian.PutUint32(sequence[:], answer.Sequence)
+		extensions.reflect(key, in[:4], sequence[:], r.cfg.Info)
+	}
 	// By the monotonic clock since T2, so that setting the clock cannot come between the two.
 	answer.Timestamp = NTPTime(receivedAt.Add(time.Since(receivedAt)))
-	octets := append(answer.AppendTo(out[:0]), in[STAMPPacketLen:]...)
-	return reflection{octets, answerControl}, ReflectedAnswered
+	if key == nil {
+		answer.AppendTo(out[:0])
+	} else {
+		answer.appendAuthTo(out[:0])
+		sealSTAMP(out, key)
+	}
+	return reflection{out, answerControl}, ReflectedAnswered
+}
+
+func (r *STAMPReflector) baseLen() int {
+	if r.cfg.Key == nil {
+		return STAMPPacketLen
+	}
+	return STAMPAuthPacketLen
+}
+
+// accept decodes a probe, and returns the key under which it came, nil in unauthenticated mode, or why it is dropped. It
+// comes before the limit on its source, which else anybody could use up in another's name.
+func (r *STAMPReflector) accept(in []byte, now time.Time) (packet SenderPacket, key *secret, refused Reflected) {
+	parse := ParseSender
+	if r.cfg.Key != nil {
+		parse = parseAuthSender
+	}
+	packet, err := parse(in)
+	switch {
+	case err == nil && r.cfg.Key == nil:
+		return packet, nil, ""
+	case err == nil:
+		if key := r.cfg.Key.verify(now, in[macOffset:STAMPAuthPacketLen], in[:macOffset]); key != nil {
+			return packet, key, ""
+		}
+		refused = ReflectedForged
+	case errors.Is(err, ErrSTAMPShort):
+		refused = ReflectedShort
+	default:
+		refused = ReflectedCorrupt
+	}
+	if otherMode(in, r.cfg.Key != nil) {
+		refused = ReflectedMode
+	}
+	return SenderPacket{}, nil, refused
 }
 
 // fromControl returns the TTL with which a packet came, and what makes the answer leave from the address to which it was

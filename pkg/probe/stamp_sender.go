@@ -15,8 +15,13 @@ import (
 )
 
 const (
-	// maxSTAMPPacket is the largest packet that is read: a jumbo frame's, with room for the extensions of RFC 8972.
+	// maxSTAMPPacket is the largest packet that a reflector reads: a jumbo frame's, with room for the extensions of
+	// RFC 8972.
 	maxSTAMPPacket = 9000
+	// maxProbe is the largest packet that a sender makes: no answer may be larger.
+	maxProbe = STAMPAuthPacketLen + infoTLVLen + hmacTLVLen
+	// doubt is after how many lost probes in a row a sender tries the other key, while it has two.
+	doubt = 2
 	// rememberedProbes is how many ended probes of a target are remembered, to tell late and duplicate answers from
 	// forged ones.
 	rememberedProbes = 8
@@ -27,9 +32,9 @@ const (
 // STAMPSender is a STAMP Session-Sender. All of its probes leave from one UDP port; each target is a test session of its
 // own, with sequence numbers from 0.
 type STAMPSender struct {
-	conn     *net.UDPConn
-	rejected func(Reason)
-	reader   sync.WaitGroup
+	conn   *net.UDPConn
+	cfg    SenderConfig
+	reader sync.WaitGroup
 
 	mu       sync.Mutex
 	sessions map[netip.AddrPort]*stampSession
@@ -40,11 +45,15 @@ type stampSession struct {
 	outstanding map[uint32]*stampProbe
 	ended       [rememberedProbes]stampProbe // a ring; the zero value is no probe
 	endedNext   int
+	otherKey    bool // while there are two, the other one is tried
+	silent      int  // probes lost in a row
 }
 
 // stampProbe is one probe. The reader sends its answer, or why there is none, to done, which never blocks.
 type stampProbe struct {
 	sequence  uint32
+	key       *secret   // nil in unauthenticated mode
+	choice    bool      // there were two keys
 	sentAt    time.Time // with the monotonic clock
 	timestamp STAMPTime // never 0 for a probe that was sent
 	answered  bool
@@ -76,10 +85,9 @@ func NewSTAMPSender(bind netip.Addr, rejected func(Reason)) (*STAMPSender, error
 
 // OpenSTAMP opens the socket of a sender. Close ends it.
 func OpenSTAMP(cfg SenderConfig) (*STAMPSender, error) {
-	bind, rejected := cfg.Bind, cfg.Rejected
 	var local *net.UDPAddr
-	if bind.IsValid() {
-		local = net.UDPAddrFromAddrPort(netip.AddrPortFrom(bind, 0))
+	if cfg.Bind.IsValid() {
+		local = net.UDPAddrFromAddrPort(netip.AddrPortFrom(cfg.Bind, 0))
 	}
 	conn, err := net.ListenUDP("udp", local)
 	if err != nil {
@@ -87,10 +95,10 @@ func OpenSTAMP(cfg SenderConfig) (*STAMPSender, error) {
 	}
 	// Where the kernel gives no time, that of reading is taken.
 	_ = rxtime.Enable(conn)
-	if rejected == nil {
-		rejected = func(Reason) {}
+	if cfg.Rejected == nil {
+		cfg.Rejected = func(Reason) {}
 	}
-	s := &STAMPSender{conn: conn, rejected: rejected, sessions: map[netip.AddrPort]*stampSession{}}
+	s := &STAMPSender{conn: conn, cfg: cfg, sessions: map[netip.AddrPort]*stampSession{}}
 	s.reader.Go(s.read)
 	return s, nil
 }
@@ -106,15 +114,15 @@ func (s *STAMPSender) Close() error {
 }
 
 // Probe is a Prober. RTT = (T4 − T1) − (T3 − T2): the first difference is of this machine's monotonic clock, the second of
-// the reflector's clock, so that neither need be right.
+// the reflector's clock, so that neither need be right; the second is believed up to MaxTurnaround.
 func (s *STAMPSender) Probe(ctx context.Context, target netip.AddrPort) (Result, error) {
 	if err := ctx.Err(); err != nil {
 		return Result{}, err
 	}
 	target = netip.AddrPortFrom(target.Addr().Unmap(), target.Port())
+	buf := make([]byte, 0, maxProbe) // before the time is taken
 	p := s.begin(target)
-	packet := SenderPacket{Sequence: p.sequence, Timestamp: p.timestamp, Error: unsynchronized}
-	if _, err := s.conn.WriteToUDPAddrPort(packet.AppendTo(make([]byte, 0, STAMPPacketLen)), target); err != nil {
+	if _, err := s.conn.WriteToUDPAddrPort(s.packet(buf, p), target); err != nil {
 		s.giveUp(target, p)
 		return Result{}, fmt.Errorf("%w: %w", ErrLost, err)
 	}
@@ -128,6 +136,43 @@ func (s *STAMPSender) Probe(ctx context.Context, target netip.AddrPort) (Result,
 		}
 		return Result{}, fmt.Errorf("%w: no answer from %s", ErrLost, target)
 	}
+}
+
+// packet appends the packet of a probe to b.
+func (s *STAMPSender) packet(b []byte, p *stampProbe) []byte {
+	packet := SenderPacket{Sequence: p.sequence, Timestamp: p.timestamp, Error: unsynchronized}
+	if p.key == nil {
+		b = packet.AppendTo(b)
+		if s.cfg.AskInfo {
+			b = appendAskInfo(b)
+		}
+		return b
+	}
+	b = packet.appendAuthTo(b)
+	sealSTAMP(b, p.key)
+	if s.cfg.AskInfo {
+		b = appendHMAC(appendAskInfo(b), STAMPAuthPacketLen, p.key, b[:4])
+	}
+	return b
+}
+
+// baseLen is the length of a base packet, and length that of a probe.
+func (s *STAMPSender) baseLen() int {
+	if s.cfg.Key == nil {
+		return STAMPPacketLen
+	}
+	return STAMPAuthPacketLen
+}
+
+func (s *STAMPSender) length() int {
+	n := s.baseLen()
+	if s.cfg.AskInfo {
+		n += infoTLVLen
+		if s.cfg.Key != nil {
+			n += hmacTLVLen
+		}
+	}
+	return n
 }
 
 func (s *STAMPSender) begin(target netip.AddrPort) *stampProbe {
@@ -144,6 +189,9 @@ func (s *STAMPSender) begin(target netip.AddrPort) *stampProbe {
 	p := &stampProbe{sequence: session.next, done: make(chan stampAnswer, 1)}
 	session.next++
 	session.outstanding[p.sequence] = p
+	if s.cfg.Key != nil {
+		p.key, p.choice = s.cfg.Key.signing(time.Now(), session.otherKey)
+	}
 	p.sentAt = time.Now()
 	p.timestamp = NTPTime(p.sentAt)
 	return p
@@ -169,13 +217,24 @@ func (s *stampSession) end(p *stampProbe, answered bool) {
 	delete(s.outstanding, p.sequence)
 	s.ended[s.endedNext] = stampProbe{sequence: p.sequence, timestamp: p.timestamp, answered: answered}
 	s.endedNext = (s.endedNext + 1) % rememberedProbes
+	switch {
+	case !p.choice:
+		s.silent, s.otherKey = 0, false
+	case answered:
+		s.silent = 0
+	default:
+		if s.silent++; s.silent == doubt {
+			s.silent, s.otherKey = 0, !s.otherKey
+		}
+	}
 }
 
 func (s *STAMPSender) read() {
-	buf, control := make([]byte, maxSTAMPPacket), make([]byte, rxtime.ControlLen)
+	// One octet more than an answer may have, to see that it has more.
+	buf, control := make([]byte, maxProbe+1), make([]byte, rxtime.ControlLen)
 	for {
 		n, nControl, _, from, err := s.conn.ReadMsgUDPAddrPort(buf, control)
-		receivedAt := rxtime.At(control[:nControl], time.Now())
+		readAt := time.Now()
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
@@ -183,44 +242,88 @@ func (s *STAMPSender) read() {
 			continue // what the kernel tells of an earlier packet; that one's probe runs into its timeout
 		}
 		from = netip.AddrPortFrom(from.Addr().Unmap(), from.Port())
-		if reason := s.receive(buf[:n], from, receivedAt); reason != "" {
-			s.rejected(reason)
+		if reason := s.receive(buf[:n], from, readAt, rxtime.Waited(control[:nControl], readAt)); reason != "" {
+			s.cfg.Rejected(reason)
 		}
 	}
 }
 
 // receive ends the probe that a packet answers, or returns why the packet is dropped. A packet that might be anyone's does
-// not end a probe, so that whoever can send to this port cannot make probes fail.
+// not end a probe, so that whoever can send to this port cannot make probes fail. With ReasonInfo the probe was ended, and
+// only what the reflector said of itself was dropped.
 //
 // An answer that cannot be believed ends its probe with that error, which whoever sent the probe counts.
-func (s *STAMPSender) receive(b []byte, from netip.AddrPort, receivedAt time.Time) Reason {
-	packet, err := ParseReflector(b)
+func (s *STAMPSender) receive(b []byte, from netip.AddrPort, readAt time.Time, waited time.Duration) Reason {
+	packet, p, dropped := s.accept(b, from)
+	if dropped != "" {
+		return dropped
+	}
+	a := stampAnswer{result: Result{
+		SentAt:     p.sentAt,
+		Turnaround: packet.Turnaround(),
+		Elapsed:    readAt.Sub(p.sentAt),
+		Waited:     waited,
+		TTL:        packet.SenderTTL,
+	}}
+	a.result.RTT = a.result.Elapsed - waited - a.result.Turnaround
 	switch {
-	case errors.Is(err, ErrSTAMPShort):
-		return ReasonShort
-	case err != nil:
-		return ReasonCorrupt
-	}
-	p, reason := s.match(packet, from)
-	if reason != "" {
-		return reason
-	}
-	a := stampAnswer{result: Result{SentAt: p.sentAt, Turnaround: packet.Turnaround(), TTL: packet.SenderTTL}}
-	a.result.RTT = receivedAt.Sub(p.sentAt) - a.result.Turnaround
-	if a.result.Turnaround < 0 {
+	case a.result.Turnaround < 0:
 		a.err = &RejectedError{ReasonReflectorClock}
-	} else {
+	case a.result.Turnaround > MaxTurnaround:
+		a.err = &RejectedError{ReasonReflectorSlow}
+	default:
 		a.err = checkRTT(a.result.RTT)
 	}
+	var reason Reason
 	if a.err != nil {
 		a.result = Result{}
+	} else if s.cfg.AskInfo {
+		info, err := tlvs(b[s.baseLen():]).info(p.key, b[:4])
+		a.result.Info = info
+		if err != nil {
+			reason = ReasonInfo
+		}
 	}
 	p.done <- a
-	return ""
+	return reason
 }
 
-// match finds the probe that a packet answers, and ends it.
-func (s *STAMPSender) match(packet ReflectorPacket, from netip.AddrPort) (*stampProbe, Reason) {
+// accept finds the probe that a packet answers, and ends it, or returns why the packet is dropped.
+func (s *STAMPSender) accept(b []byte, from netip.AddrPort) (ReflectorPacket, *stampProbe, Reason) {
+	var dropped Reason
+	packet, err := s.parse(b)
+	switch {
+	case len(b) > s.length():
+		dropped = ReasonOversized
+	case errors.Is(err, ErrSTAMPShort):
+		dropped = ReasonShort
+	case err != nil:
+		dropped = ReasonCorrupt
+	default:
+		var p *stampProbe
+		if p, dropped = s.match(packet, b, from); p != nil {
+			return packet, p, ""
+		}
+	}
+	switch dropped {
+	case ReasonShort, ReasonCorrupt, ReasonUnmatched, ReasonForged:
+		if otherMode(b, s.cfg.Key != nil) {
+			dropped = ReasonMode
+		}
+	}
+	return ReflectorPacket{}, nil, dropped
+}
+
+func (s *STAMPSender) parse(b []byte) (ReflectorPacket, error) {
+	if s.cfg.Key == nil {
+		return ParseReflector(b)
+	}
+	return parseAuthReflector(b)
+}
+
+// match finds the probe that a packet answers, and ends it. It looks at the HMAC last: to make us compute one, a forger
+// has to know a probe that waits.
+func (s *STAMPSender) match(packet ReflectorPacket, b []byte, from netip.AddrPort) (*stampProbe, Reason) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	session, ok := s.sessions[from]
@@ -228,6 +331,9 @@ func (s *STAMPSender) match(packet ReflectorPacket, from netip.AddrPort) (*stamp
 		return nil, ReasonSource
 	}
 	if p, ok := session.outstanding[packet.SenderSequence]; ok && p.timestamp == packet.SenderTimestamp {
+		if p.key != nil && !p.key.verifies(b[macOffset:STAMPAuthPacketLen], b[:macOffset], nil) {
+			return nil, ReasonForged
+		}
 		session.end(p, true)
 		return p, ""
 	}

@@ -10,21 +10,24 @@ import "time"
 const ControlLen = 64
 
 // maxWait bounds how long a datagram is believed to have waited in the socket. What is longer comes from a clock that was
-// set meanwhile.
-const maxWait = time.Second
+// set meanwhile. It is as long as any probe may take: a process that was stopped must not turn its stop into distance.
+const maxWait = time.Minute
 
-// At returns when a datagram arrived: readAt, which time.Now returned right after the read, less the time that the
-// datagram waited in the socket according to control, its control messages. Without a time in there it returns readAt. The
-// result has a monotonic clock reading.
-func At(control []byte, readAt time.Time) time.Time {
+// At returns when a datagram arrived: readAt, which time.Now returned right after the read, less the time that it Waited.
+// The result has a monotonic clock reading.
+func At(control []byte, readAt time.Time) time.Time { return readAt.Add(-Waited(control, readAt)) }
+
+// Waited returns how long a datagram lay in the socket until readAt, which time.Now returned right after the read,
+// according to control, its control messages: from 0, which it also is where there is no time in there, to a minute.
+func Waited(control []byte, readAt time.Time) time.Duration {
 	stamp, ok := kernelTime(control)
 	if !ok {
-		return readAt
+		return 0
 	}
 	// Both are of the wall clock, some microseconds apart.
 	waited := readAt.Round(0).Sub(stamp)
 	if waited <= 0 || waited > maxWait {
-		return readAt
+		return 0
 	}
-	return readAt.Add(-waited)
+	return waited
 }
