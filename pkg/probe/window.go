@@ -3,44 +3,62 @@
 package probe
 
 import (
+	"math"
 	"slices"
 	"time"
 )
 
 const (
-	// changeRun is how many answers in a row it takes to believe that a route changed, and the least number of losses in a
-	// row after which a peer is silent.
+	// changeRun is how many answers in a row show a change of route, and the least number of losses in a row that make a peer
+	// silent.
 	changeRun = 3
-	// changeShare and changeFloor are what a change of route has to exceed, both of them, to be above the noise.
-	changeShare = 0.10
-	changeFloor = 500 * time.Microsecond
+	// noiseShare and noiseFloor are the noise: RTTs of a pair that differ by no more than either of them tell nothing.
+	noiseShare = 0.10
+	noiseFloor = 500 * time.Microsecond
+	// changeSpread and changeSide are, in median deviations of the window, how far apart the answers of a new route may be,
+	// and how far from the old median they must be. changeOld is how many of the old answers may lie among them: outliers.
+	changeSpread, changeSide = 6, 3
+	changeOld                = 0.10
+	// flapChanges is how many changes of route a window is begun anew for within flapWindows windows, where the route returns
+	// to what the window still remembers.
+	flapChanges, flapWindows = 2, 2
 	// settledSamples is how many samples the statistics need before they hold on to their value.
 	settledSamples = 5
+	// silentChance is the chance by which a run of losses is still taken for the loss that the pair always has.
+	silentChance = 0.001
 )
 
 // Window keeps the results of the last probes of one peer, and what they say of the pair:
 //
-//   - A change of route shows at its third answer: then the window begins anew with these three.
+//   - A change of route shows at its third answer: when the last three agree with one another, and with next to nothing that
+//     came before, the window begins anew with them. Outliers do not agree with one another, and noise has been seen before.
 //   - The reported median stays where it is while it lies in the middle half of the window. So a route that flaps between two
-//     values keeps one of them.
-//   - A peer that fell silent is unknown, not what it was.
+//     values keeps one of them. Bursts of three and more look like changes of route; the third return within two windows shows
+//     what they are, and from then on both values count.
+//   - A peer that lost more probes in a row than its loss explains, and three at least, is unknown until it answers: it is not
+//     what it was.
 //
-// It is not safe for concurrent use.
+// TestWindowFigures has the figures by simulation. It is not safe for concurrent use.
 type Window struct {
-	ring   []time.Duration // 0 for a loss, which no sample can be
-	probes int             // all that were put in so far
-	first  int             // number of the first probe that counts
-	silent int             // losses since the last answer
-	at     time.Time
-	stats  Stats
+	ring    []time.Duration // 0 for a loss, which no sample can be
+	probes  int             // all that were put in so far
+	first   int             // number of the first probe that counts
+	changes [flapChanges]int
+	silent  int // losses since the last answer
+	at      time.Time
+	stats   Stats
 
-	sorted []time.Duration // for reuse
+	sorted, scratch []time.Duration // for reuse
 }
 
 // NewWindow returns a window of the last size probes, size ≥ 1.
 func NewWindow(size int) *Window {
 	size = max(size, 1)
-	return &Window{ring: make([]time.Duration, size), sorted: make([]time.Duration, 0, size)}
+	return &Window{
+		ring:    make([]time.Duration, size),
+		sorted:  make([]time.Duration, 0, size),
+		scratch: make([]time.Duration, 0, size),
+	}
 }
 
 // Add takes an answered probe's RTT and the time at which it was sent. An RTT that is not above 0 and at most MaxRTT is
@@ -69,14 +87,20 @@ func (w *Window) AddLoss() {
 func (w *Window) put(rtt time.Duration) {
 	w.ring[w.probes%len(w.ring)] = rtt
 	w.probes++
-	w.first = max(w.first, w.probes-len(w.ring))
+	w.first = max(w.first, w.oldest())
 }
+
+// oldest returns the number of the oldest probe that is remembered.
+func (w *Window) oldest() int { return max(0, w.probes-len(w.ring)) }
+
+// result returns the RTT of a remembered probe; 0 is a loss.
+func (w *Window) result(probe int) time.Duration { return w.ring[probe%len(w.ring)] }
 
 // answers returns the sorted answers among the probes from and up to to.
 func (w *Window) answers(from, to int) []time.Duration {
 	w.sorted = w.sorted[:0]
 	for i := from; i < to; i++ {
-		if rtt := w.ring[i%len(w.ring)]; rtt > 0 {
+		if rtt := w.result(i); rtt > 0 {
 			w.sorted = append(w.sorted, rtt)
 		}
 	}
@@ -84,30 +108,99 @@ func (w *Window) answers(from, to int) []time.Duration {
 	return w.sorted
 }
 
-// detectChange begins anew with the last answers when all of them lie beyond what was seen before, on the same side, by more
-// than the noise.
+// noise is the noise of RTTs about a level.
+func noise(level time.Duration) time.Duration {
+	return max(time.Duration(noiseShare*float64(level)), noiseFloor)
+}
+
+// detectChange begins anew with the last answers when they are of another route.
 func (w *Window) detectChange() {
-	low, high := MaxRTT, time.Duration(0)
-	start, run := w.probes, 0
-	for run < changeRun {
+	start := w.probes
+	var last [changeRun]time.Duration
+	for n := 0; n < changeRun; {
 		if start--; start < w.first {
 			return
 		}
-		if rtt := w.ring[start%len(w.ring)]; rtt > 0 {
-			low, high = min(low, rtt), max(high, rtt)
-			run++
+		if rtt := w.result(start); rtt > 0 {
+			last[n] = rtt
+			n++
 		}
 	}
+	slices.Sort(last[:])
+	low, level, high := last[0], last[changeRun/2], last[changeRun-1]
+
 	before := w.answers(w.first, start)
 	if len(before) == 0 {
 		return
 	}
 	m := median(before)
-	noise := max(time.Duration(changeShare*float64(m)), changeFloor)
-	if low > before[len(before)-1] && low-m > noise || high < before[0] && m-high > noise {
-		w.first = start
-		w.stats.Samples = 0 // nothing to hold on to
+	deviation := w.deviation(before, m)
+	if side := max(noise(m), changeSide*deviation); low-m <= side && m-high <= side {
+		return
 	}
+	// A longer way shakes more.
+	spread := time.Duration(changeSpread * float64(deviation) * max(1, float64(level)/float64(m)))
+	if high-low > max(noise(level), spread) {
+		return
+	}
+	low, high = low-noise(level)/2, high+noise(level)/2
+	if w.seen(w.first, start, low, high) {
+		return
+	}
+	if w.seen(w.oldest(), start, low, high) && w.probes-w.changes[0] <= flapWindows*len(w.ring) && w.changes[0] > 0 {
+		w.first = w.oldest()
+		return
+	}
+	copy(w.changes[:], w.changes[1:])
+	w.changes[flapChanges-1] = w.probes
+	w.first = start
+	w.stats.Samples = 0 // nothing to hold on to
+}
+
+// deviation returns the median distance of sorted from its median m.
+func (w *Window) deviation(sorted []time.Duration, m time.Duration) time.Duration {
+	w.scratch = w.scratch[:0]
+	for _, rtt := range sorted {
+		w.scratch = append(w.scratch, (rtt - m).Abs())
+	}
+	slices.Sort(w.scratch)
+	return median(w.scratch)
+}
+
+// seen returns whether more than a few of the answers among the probes from and up to to lie between low and high.
+func (w *Window) seen(from, to int, low, high time.Duration) bool {
+	answers, between := 0, 0
+	for i := from; i < to; i++ {
+		rtt := w.result(i)
+		if rtt > 0 {
+			answers++
+		}
+		if rtt >= low && rtt <= high {
+			between++
+		}
+	}
+	return float64(between) > changeOld*float64(answers)
+}
+
+// isSilent returns whether the present run of losses is longer than the loss of the pair explains: that is the share of
+// answers after which one was lost, before this run.
+func (w *Window) isSilent() bool {
+	if w.silent < changeRun {
+		return false
+	}
+	end := w.probes - w.silent - 1 // the last answer
+	answers, lost := 0, 0
+	for i := w.first; i < end; i++ {
+		if w.result(i) == 0 {
+			continue
+		}
+		answers++
+		if w.result(i+1) == 0 {
+			lost++
+		}
+	}
+	loss := (float64(lost) + 0.5) / (float64(answers) + 1)
+	return math.Pow(loss, float64(w.silent)) <= silentChance
 }
 
 // update computes the statistics.
@@ -120,13 +213,18 @@ func (w *Window) update() {
 		w.stats = s
 		return
 	}
-	s.Silent = w.silent >= changeRun
-	s.typical, s.tail = median(sorted), nearestRank(sorted, 95)
+	s.Silent = w.silent > 0 && (before.Silent || w.isSilent())
+	at := func(p int) time.Duration { return nearestRank(sorted, p) }
+	s.typical, s.tail = median(sorted), at(95)
 	if before.Samples >= settledSamples && s.Samples >= settledSamples {
-		if nearestRank(sorted, 25) <= before.typical && before.typical <= nearestRank(sorted, 75) {
+		if at(25) <= before.typical && before.typical <= at(75) {
 			s.typical = before.typical
 		}
+		if at(85) <= before.tail && before.tail <= at(100) {
+			s.tail = before.tail
+		}
 	}
+	s.tail = max(s.tail, s.typical)
 	w.stats = s
 }
 

@@ -94,35 +94,71 @@ func TestWindowRefusesBadSamples(t *testing.T) {
 	}
 }
 
-// TestTailIsTheNearestRank compares with the definition: the smallest sample that at least 95 % are not above.
-func TestTailIsTheNearestRank(t *testing.T) {
+// TestNearestRank compares with the definition: the smallest sample that at least p percent are not above.
+func TestNearestRank(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	for n := 1; n <= 120; n++ {
-		w := NewWindow(n)
-		var all []time.Duration
-		for range n {
-			d := time.Duration(1 + r.IntN(50))
-			all = append(all, d)
-			if err := w.Add(d, time.Time{}); err != nil {
-				t.Fatal(err)
-			}
+		all := make([]time.Duration, n)
+		for i := range all {
+			all[i] = time.Duration(1 + r.IntN(50))
 		}
 		slices.Sort(all)
-		var want time.Duration
-		for _, d := range all {
-			atMost := 0
-			for _, e := range all {
-				if e <= d {
-					atMost++
+		for _, p := range []int{1, 25, 75, 85, 95, 100} {
+			var want time.Duration
+			for _, d := range all {
+				atMost := 0
+				for _, e := range all {
+					if e <= d {
+						atMost++
+					}
+				}
+				if atMost*100 >= p*n {
+					want = d
+					break
 				}
 			}
-			if atMost*100 >= 95*n {
-				want = d
-				break
+			if got := nearestRank(all, p); got != want {
+				t.Errorf("percentile %d of %d: %v, want %v", p, n, got, want)
 			}
 		}
-		if _, tail, _ := w.Stats().RTT(); tail != want {
-			t.Errorf("n = %d: %v, want %v", n, tail, want)
+	}
+}
+
+func TestWindowSaysHowOldItIs(t *testing.T) {
+	w := NewWindow(3)
+	if age, known := w.Stats().Age(time.Unix(100, 0)); known {
+		t.Errorf("an empty window is %v old", age)
+	}
+	if err := w.Add(5*ms, time.Unix(40, 0)); err != nil {
+		t.Fatal(err)
+	}
+	w.AddLoss()
+	if age, known := w.Stats().Age(time.Unix(100, 0)); age != time.Minute || !known {
+		t.Errorf("Age() = %v, %v; want 1m0s", age, known)
+	}
+	if age, known := w.Stats().Age(time.Unix(30, 0)); age != 0 || !known {
+		t.Errorf("Age() before the probe = %v, %v; want 0s", age, known)
+	}
+}
+
+// TestWindowTail: the 95th percentile of 20 comes and goes with one outlier; the reported one stays while it is among the
+// largest.
+func TestWindowTail(t *testing.T) {
+	w := NewWindow(20)
+	r := rand.New(rand.NewPCG(1, 2))
+	var seen moves
+	for i := range 20_000 {
+		addMillis(t, w, outliers(.05, gauss(.02))(r)*20)
+		typical, tail, known := w.Stats().RTT()
+		if !known || tail < typical {
+			t.Fatalf("typical %v, tail %v, %v", typical, tail, known)
 		}
+		if i > 20 {
+			seen.see(float64(tail) / float64(ms))
+		}
+	}
+	t.Logf("%.2f moves of the tail in 1000 probes", float64(seen.count)/20)
+	if seen.count > 20*30 {
+		t.Error("at most 30 were expected")
 	}
 }
