@@ -32,7 +32,7 @@ func TestHelpTeaches(t *testing.T) {
 	if err := run(t.Context(), []string{"--help"}, env(), &out, io.Discard); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"STAMP", "DaemonSet", "--peers", "--interval", "default 10s", "It never counts as a latency", "$NODE_NAME"} {
+	for _, want := range []string{"STAMP", "DaemonSet", "--peers", "--interval", "--rate", "default 0.3", "It never counts as a latency", "$NODE_NAME"} {
 		if !strings.Contains(strings.ToLower(out.String()), strings.ToLower(want)) {
 			t.Errorf("--help does not mention %q:\n%s", want, &out)
 		}
@@ -56,7 +56,8 @@ func TestFlags(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if f.Endpoint != tc.endpoint || f.NodeName != "n" || f.Peers != publish.PeersNodeLatencies || f.Interval != 10*time.Second {
+			if f.Endpoint != tc.endpoint || f.NodeName != "n" || f.Peers != publish.PeersEndpointSlices || f.Interval != 0 ||
+				f.Service.String() != "fogsched-system/fogprobe" || f.Interest.String() != "fogsched-system/fogprobe-interest" {
 				t.Errorf("%+v, want endpoint %s", f.Options, tc.endpoint)
 			}
 		})
@@ -83,6 +84,9 @@ func TestBadFlags(t *testing.T) {
 		"--log-format=xml":                      "--log-format",
 		"--node-name=n --kubeconfig=none":       "needs an API server",
 		"--node-name=N! --kubeconfig=none":      "node name",
+		"--service=fogprobe":                    "--service",
+		"--interest=a/b/c":                      "--interest",
+		"--protocol=tcp --http-address=":        "--port: must be given",
 		"--timeout=1m --node-name=n --peers=/f": "", // finds no API server first
 	} {
 		t.Run(args, func(t *testing.T) {

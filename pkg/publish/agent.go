@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/netip"
@@ -18,6 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/cache"
 
 	"github.com/fogsched/fogsched/pkg/apis/fogsched/v1alpha1"
 	"github.com/fogsched/fogsched/pkg/client"
@@ -36,15 +38,29 @@ type Options struct {
 	// Endpoint is the address at which other nodes reach the reflector. By default it is that of Listen, which then has to
 	// name one.
 	Endpoint string
-	// Peers says where peers are learnt from: PeersNodeLatencies (the default), PeersNodes, or the path of a file.
+	// Peers says where peers are learnt from: PeersNodeLatencies (the default), PeersEndpointSlices, PeersNodes, or the path of a
+	// file.
 	Peers string
+	// Service is the probers' headless Service, with PeersEndpointSlices.
+	Service types.NamespacedName
+	// Interest is the ConfigMap in which the scheduler lists the nodes that every prober measures. The zero value is none.
+	Interest types.NamespacedName
 	// PeerPort is the port of all reflectors with PeersNodes. By default it is the endpoint's.
 	PeerPort uint16
-	// Interval, Timeout and Window are those of probe.LoopConfig.
+	// Neighbors is how many peers are measured, those of Interest apart; 0 means probe.DefaultNeighbors.
+	Neighbors int
+	// Interval, Rate, Timeout and Window are those of probe.LoopConfig.
 	Interval, Timeout time.Duration
+	Rate              float64
 	Window            int
-	// MinGap and MaxAge are the least and the most time between two writes of the NodeLatency; 0 means DefaultMinGap and
-	// DefaultMaxAge.
+	// Protocol is how peers are probed: ProtocolSTAMP (the default), or one that probe.NewProber knows, with ProberOptions.
+	Protocol      string
+	ProberOptions probe.ProberOptions
+	// KeyFile is the file with the key of authenticated STAMP, which all probers share. "" means unauthenticated.
+	KeyFile string
+	// PairMetrics is up to how many pairs of the whole cluster each pair that this node measures is a metric.
+	PairMetrics int
+	// MinGap and MaxAge are the least and the most time between two writes of the NodeLatency; 0 leaves them to PaceOf.
 	MinGap, MaxAge time.Duration
 	// Config is how the API server is reached; it is not modified. nil means that nothing is published, and that the peers
 	// come from a file.
@@ -62,12 +78,24 @@ type Agent struct {
 	opts      Options
 	endpoint  netip.AddrPort
 	reflector *probe.STAMPReflector
-	sender    *probe.STAMPSender
-	loop      *probe.Loop
+	sender    io.Closer
+	key       *probe.Key // nil for unauthenticated STAMP
+	mesh      *probe.Mesh
 	peers     watchPeers
-	publisher *publisher // nil without an API server
+	interest  cache.ListerWatcher // nil where nobody says what matters
+	publisher *publisher          // nil without an API server
 	reflects  atomic.Bool
+	cluster   atomic.Pointer[cluster]
 }
+
+// cluster is what an agent knows of all nodes.
+type cluster struct {
+	nodes int // its own included
+	zones map[string]string
+}
+
+// ProtocolSTAMP is the protocol that the reflector answers.
+const ProtocolSTAMP = "stamp"
 
 // Run runs the prober of one node until ctx ends, which is no error.
 func Run(ctx context.Context, opts Options) error {
@@ -83,11 +111,8 @@ func New(opts Options) (_ *Agent, err error) {
 	if opts.Peers == "" {
 		opts.Peers = PeersNodeLatencies
 	}
-	if opts.MinGap == 0 {
-		opts.MinGap = DefaultMinGap
-	}
-	if opts.MaxAge == 0 {
-		opts.MaxAge = DefaultMaxAge
+	if opts.Protocol == "" {
+		opts.Protocol = ProtocolSTAMP
 	}
 	if opts.Logger == nil {
 		opts.Logger = slog.Default()
@@ -97,6 +122,7 @@ func New(opts Options) (_ *Agent, err error) {
 		opts.Registerer, opts.Gatherer = registry, registry
 	}
 	a := &Agent{opts: opts}
+	a.cluster.Store(&cluster{nodes: 1})
 	defer func() {
 		if err != nil {
 			a.close()
@@ -106,19 +132,24 @@ func New(opts Options) (_ *Agent, err error) {
 		return nil, err
 	}
 	// The metrics and what they count need one another.
-	m, err := newMetrics(opts.Registerer, func() probe.Picture { return a.loop.Picture() })
+	picture := func() probe.Picture { return a.mesh.Picture() }
+	m, err := newMetrics(opts.Registerer, picture, newPairs(opts.NodeName, opts.PairMetrics, picture, a.clusterNow))
 	if err != nil {
 		return nil, fmt.Errorf("registering metrics: %w", err)
 	}
-	if a.reflector, err = probe.ListenSTAMP(opts.Listen, probe.ReflectorConfig{Count: m.reflect}); err != nil {
+	if opts.KeyFile != "" {
+		if a.key, err = probe.LoadKey(opts.KeyFile, opts.Logger); err != nil {
+			return nil, err
+		}
+	}
+	if a.reflector, err = probe.ListenSTAMP(opts.Listen, probe.ReflectorConfig{
+		Key: a.key, Count: m.reflect, Info: func() probe.Info { return a.mesh.Info() },
+	}); err != nil {
 		return nil, err
 	}
 	listens := a.reflector.Addr()
 	if !opts.Bind.IsValid() && !listens.Addr().IsUnspecified() {
 		opts.Bind = listens.Addr()
-	}
-	if a.sender, err = probe.NewSTAMPSender(opts.Bind, m.reject); err != nil {
-		return nil, err
 	}
 	if opts.Endpoint == "" {
 		opts.Endpoint = listens.String()
@@ -126,19 +157,87 @@ func New(opts Options) (_ *Agent, err error) {
 	if a.endpoint, err = parseEndpoint(opts.Endpoint); err != nil {
 		return nil, err
 	}
-	if a.loop, err = probe.NewLoop(probe.LoopConfig{
-		Self:     opts.NodeName,
-		Control:  controlTarget(listens, opts.Bind),
-		Prober:   a.sender.Probe,
-		Interval: opts.Interval,
-		Timeout:  opts.Timeout,
-		Window:   opts.Window,
-		Observe:  m.observe,
+	prober, err := a.openProber(opts, m)
+	if err != nil {
+		return nil, err
+	}
+	if a.mesh, err = probe.NewMesh(probe.MeshConfig{
+		LoopConfig: probe.LoopConfig{
+			Self:     opts.NodeName,
+			Control:  controlTarget(listens, opts.Bind),
+			Prober:   prober,
+			Interval: opts.Interval,
+			Rate:     opts.Rate,
+			Timeout:  opts.Timeout,
+			Window:   opts.Window,
+			Observe:  m.observe,
+		},
+		Neighbors: probe.NeighborsConfig{K: opts.Neighbors},
 	}); err != nil {
 		return nil, err
 	}
 	return a, a.connect(m)
 }
+
+// openProber opens what sends the probes.
+func (a *Agent) openProber(opts Options, m *metrics) (probe.Prober, error) {
+	sender, err := probe.OpenSTAMP(probe.SenderConfig{Bind: opts.Bind, Key: a.key, AskInfo: true, Rejected: m.reject})
+	if err != nil {
+		return nil, err
+	}
+	a.sender = sender
+	if opts.Protocol == ProtocolSTAMP {
+		return sender.Probe, nil
+	}
+	opts.ProberOptions.Bind = opts.Bind
+	prober, closer, err := probe.NewProber(opts.Protocol, opts.ProberOptions)
+	if err != nil {
+		return nil, err
+	}
+	a.sender = closers{sender, closer}
+	// The control pair says how short of CPU the node is, for which its own reflector is there in any case.
+	control := controlTarget(a.reflector.Addr(), opts.Bind)
+	return func(ctx context.Context, target netip.AddrPort) (probe.Result, error) {
+		if target == control {
+			return sender.Probe(ctx, target)
+		}
+		return prober(ctx, target)
+	}, nil
+}
+
+type closers []io.Closer
+
+func (c closers) Close() error {
+	var errs []error
+	for _, closer := range c {
+		errs = append(errs, closer.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// setNodes takes up which nodes there are.
+func (a *Agent) setNodes(nodes []probe.Node) {
+	c := &cluster{nodes: len(nodes), zones: map[string]string{}}
+	self := false
+	for _, n := range nodes {
+		self = self || n.Name == a.opts.NodeName
+		if n.Zone != "" {
+			c.zones[n.Name] = n.Zone
+		}
+	}
+	if !self {
+		c.nodes++
+	}
+	a.cluster.Store(c)
+	a.mesh.SetNodes(nodes)
+}
+
+func (a *Agent) clusterNow() (nodes int, zone func(string) string) {
+	c := a.cluster.Load()
+	return c.nodes, func(node string) string { return c.zones[node] }
+}
+
+func (a *Agent) pace() Pace { return PaceOf(a.cluster.Load().nodes).or(a.opts.MinGap, a.opts.MaxAge) }
 
 // check returns all that is wrong with the options and can be told from them alone.
 func (o *Options) check() error {
@@ -148,11 +247,26 @@ func (o *Options) check() error {
 	} else if len(msgs) > 0 {
 		errs = append(errs, fmt.Errorf("node name: %q: %s", o.NodeName, msgs[0]))
 	}
-	if o.Config == nil && (o.Peers == PeersNodeLatencies || o.Peers == PeersNodes) {
-		errs = append(errs, fmt.Errorf("peers: %s: needs an API server", o.Peers))
+	switch o.Peers {
+	case PeersNodeLatencies, PeersNodes, PeersEndpointSlices:
+		if o.Config == nil {
+			errs = append(errs, fmt.Errorf("peers: %s: needs an API server", o.Peers))
+		}
+		if o.Peers == PeersEndpointSlices && (o.Service.Namespace == "" || o.Service.Name == "") {
+			errs = append(errs, errors.New("service: must be NAMESPACE/NAME of the probers' headless Service, to take the peers from its EndpointSlices"))
+		}
 	}
-	if o.MinGap < 0 || o.MaxAge < o.MinGap {
+	if o.MinGap < 0 || o.MaxAge < 0 || o.MaxAge > 0 && o.MaxAge < o.MinGap {
 		errs = append(errs, fmt.Errorf("writes: at least %v and at most %v apart: must be above 0, and the most above the least", o.MinGap, o.MaxAge))
+	}
+	if o.MaxAge > mostAge {
+		errs = append(errs, fmt.Errorf("writes: at most %v apart: must be at most %v, the longest that the scheduler waits for", o.MaxAge, mostAge))
+	}
+	if o.PairMetrics < 0 {
+		errs = append(errs, fmt.Errorf("pair metrics: %d: must be 0, for none, or more", o.PairMetrics))
+	}
+	if o.KeyFile != "" && o.Protocol != ProtocolSTAMP {
+		errs = append(errs, fmt.Errorf("key file: is of no use with the protocol %s", o.Protocol))
 	}
 	return errors.Join(errs...)
 }
@@ -182,30 +296,34 @@ func (a *Agent) connect(m *metrics) error {
 	if err != nil {
 		return err
 	}
-	nodes, err := newNodeClient(opts.Config)
+	kube, err := newKubeClient(opts.Config)
 	if err != nil {
 		return err
 	}
 	switch opts.Peers {
+	case PeersEndpointSlices:
+		a.peers = watchPeerObjects(kube.endpointSlices(opts.Service), endpointSlices, log)
 	case PeersNodeLatencies:
-		a.peers = watchNodeLatencies(api.ListWatchNodeLatencies(), log)
+		a.peers = watchPeerObjects(api.ListWatchNodeLatencies(), nodeLatencies, log)
 	case PeersNodes:
 		port := opts.PeerPort
 		if port == 0 {
 			port = a.endpoint.Port()
 		}
-		a.peers = watchNodes(nodes.listWatch(), port, log)
+		a.peers = watchPeerObjects(kube.nodes(), nodeAddresses(port), log)
 	default:
 		a.peers = watchFile(opts.Peers, log)
+	}
+	if opts.Interest.Name != "" {
+		a.interest = kube.configMap(opts.Interest)
 	}
 	a.publisher = newPublisher(publisherConfig{
 		node:     opts.NodeName,
 		endpoint: a.endpoint.String(),
 		objects:  api.NodeLatencies(),
-		nodeUID:  func(ctx context.Context) (types.UID, error) { return nodes.uid(ctx, opts.NodeName) },
-		measured: func() v1alpha1.NodeLatencyStatus { return Status(a.loop.Picture()) },
-		minGap:   opts.MinGap,
-		maxAge:   opts.MaxAge,
+		nodeUID:  func(ctx context.Context) (types.UID, error) { return kube.nodeUID(ctx, opts.NodeName) },
+		measured: func() v1alpha1.NodeLatencyStatus { return Status(a.mesh.Picture()) },
+		pace:     a.pace,
 		count:    m.countPublish,
 		log:      log,
 	})
@@ -216,7 +334,7 @@ func (a *Agent) connect(m *metrics) error {
 func (a *Agent) Endpoint() netip.AddrPort { return a.endpoint }
 
 // Picture returns what the agent measured.
-func (a *Agent) Picture() probe.Picture { return a.loop.Picture() }
+func (a *Agent) Picture() probe.Picture { return a.mesh.Picture() }
 
 // Run runs the agent until ctx ends, which is no error, or a part of it fails. It can be called once.
 func (a *Agent) Run(ctx context.Context) error {
@@ -228,10 +346,19 @@ func (a *Agent) Run(ctx context.Context) error {
 		return a.reflector.Serve(ctx)
 	})
 	group.Go(func() error {
-		a.loop.Run(ctx)
+		a.mesh.Run(ctx)
 		return nil
 	})
-	group.Go(func() error { return a.peers(ctx, a.loop.SetPeers) })
+	group.Go(func() error { return a.peers(ctx, a.setNodes) })
+	if a.interest != nil {
+		group.Go(func() error { return watchInterest(ctx, a.interest, a.mesh.SetInterest, a.opts.Logger) })
+	}
+	if a.key != nil {
+		group.Go(func() error {
+			a.key.Watch(ctx)
+			return nil
+		})
+	}
 	if a.publisher != nil {
 		group.Go(func() error {
 			a.publisher.run(ctx)
@@ -281,11 +408,11 @@ func (a *Agent) Healthy() error {
 		errs = append(errs, errors.New("the reflector does not run"))
 	}
 	// Three times the longest that each may take, so that a busy machine is not taken for a dead loop.
-	if age := time.Since(a.loop.LastBeat()); age > max(3*a.loop.Interval(), 30*time.Second) {
+	if age := time.Since(a.mesh.LastBeat()); age > 3*probe.MinInterval {
 		errs = append(errs, fmt.Errorf("the loop stands still since %v", age.Round(time.Second)))
 	}
 	if a.publisher != nil {
-		if age := time.Since(a.publisher.lastBeat()); age > 3*a.publisher.minGap+9*callTimeout {
+		if age := time.Since(a.publisher.lastBeat()); age > 3*tickInterval+9*callTimeout {
 			errs = append(errs, fmt.Errorf("the publisher stands still since %v", age.Round(time.Second)))
 		}
 	}

@@ -7,59 +7,102 @@ import (
 	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
-	"k8s.io/client-go/gentype"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 )
 
-// nodeClient reads Nodes. The client of client-go knows all API groups, for which a prober on every node would pay with
-// some megabytes of memory.
-type nodeClient struct {
-	*gentype.ClientWithList[*corev1.Node, *corev1.NodeList]
+// kubeClient reads the objects of Kubernetes' own that a prober needs. The client of client-go knows all API groups, for which a
+// prober on every node would pay with some megabytes of memory.
+type kubeClient struct {
+	core, discovery rest.Interface
+	params          runtime.ParameterCodec
 }
 
-func newNodeClient(config *rest.Config) (nodeClient, error) {
+func newKubeClient(config *rest.Config) (*kubeClient, error) {
 	scheme := runtime.NewScheme()
-	if err := corev1.AddToScheme(scheme); err != nil {
-		return nodeClient{}, fmt.Errorf("registering %s: %w", corev1.SchemeGroupVersion, err)
+	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, discoveryv1.AddToScheme} {
+		if err := add(scheme); err != nil {
+			return nil, fmt.Errorf("registering the kinds of Kubernetes: %w", err)
+		}
 	}
-	metav1.AddToGroupVersion(scheme, corev1.SchemeGroupVersion)
-	c := rest.CopyConfig(config)
-	c.GroupVersion = &corev1.SchemeGroupVersion
-	c.APIPath = "/api"
-	c.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
-	if c.UserAgent == "" {
-		c.UserAgent = rest.DefaultKubernetesUserAgent()
+	codecs := serializer.NewCodecFactory(scheme)
+	open := func(path string, gv schema.GroupVersion) (rest.Interface, error) {
+		c := rest.CopyConfig(config)
+		c.GroupVersion, c.APIPath = &gv, path
+		c.NegotiatedSerializer = codecs.WithoutConversion()
+		// A third of the octets of JSON, and a tenth of the garbage.
+		c.AcceptContentTypes = runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON
+		if c.UserAgent == "" {
+			c.UserAgent = rest.DefaultKubernetesUserAgent()
+		}
+		r, err := rest.RESTClientFor(c)
+		if err != nil {
+			return nil, fmt.Errorf("making the client of %s: %w", gv, err)
+		}
+		return r, nil
 	}
-	r, err := rest.RESTClientFor(c)
-	if err != nil {
-		return nodeClient{}, fmt.Errorf("making the client of Nodes: %w", err)
+	k := &kubeClient{params: runtime.NewParameterCodec(scheme)}
+	var err error
+	if k.core, err = open("/api", corev1.SchemeGroupVersion); err != nil {
+		return nil, err
 	}
-	return nodeClient{gentype.NewClientWithList("nodes", r, runtime.NewParameterCodec(scheme), "",
-		func() *corev1.Node { return &corev1.Node{} },
-		func() *corev1.NodeList { return &corev1.NodeList{} })}, nil
+	if k.discovery, err = open("/apis", discoveryv1.SchemeGroupVersion); err != nil {
+		return nil, err
+	}
+	return k, nil
 }
 
-func (c nodeClient) uid(ctx context.Context, name string) (types.UID, error) {
-	node, err := c.Get(ctx, name, metav1.GetOptions{})
-	if err != nil {
+// nodeUID returns the UID of a Node.
+func (k *kubeClient) nodeUID(ctx context.Context, name string) (types.UID, error) {
+	var node corev1.Node
+	if err := k.core.Get().Resource("nodes").Name(name).Do(ctx).Into(&node); err != nil {
 		return "", err
 	}
 	return node.UID, nil
 }
 
-func (c nodeClient) listWatch() cache.ListerWatcher {
+// nodes feeds an informer with all Nodes.
+func (k *kubeClient) nodes() cache.ListerWatcher {
+	return k.listWatch(k.core, "", "nodes", func() runtime.Object { return &corev1.NodeList{} }, func(*metav1.ListOptions) {})
+}
+
+// endpointSlices feeds an informer with the EndpointSlices of a Service.
+func (k *kubeClient) endpointSlices(service types.NamespacedName) cache.ListerWatcher {
+	selector := labels.Set{discoveryv1.LabelServiceName: service.Name}.String()
+	return k.listWatch(k.discovery, service.Namespace, "endpointslices", func() runtime.Object { return &discoveryv1.EndpointSliceList{} },
+		func(o *metav1.ListOptions) { o.LabelSelector = selector })
+}
+
+// configMap feeds an informer with one ConfigMap.
+func (k *kubeClient) configMap(object types.NamespacedName) cache.ListerWatcher {
+	selector := fields.OneTermEqualSelector(metav1.ObjectNameField, object.Name).String()
+	return k.listWatch(k.core, object.Namespace, "configmaps", func() runtime.Object { return &corev1.ConfigMapList{} },
+		func(o *metav1.ListOptions) { o.FieldSelector = selector })
+}
+
+func (k *kubeClient) listWatch(c rest.Interface, namespace, resource string, list func() runtime.Object, restrict func(*metav1.ListOptions)) cache.ListerWatcher {
+	request := func(opts metav1.ListOptions) *rest.Request {
+		restrict(&opts)
+		return c.Get().NamespaceIfScoped(namespace, namespace != "").Resource(resource).VersionedParams(&opts, k.params)
+	}
 	return &cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, opts metav1.ListOptions) (runtime.Object, error) {
-			return c.List(ctx, opts)
+			into := list()
+			err := request(opts).Do(ctx).Into(into)
+			return into, err
 		},
 		WatchFuncWithContext: func(ctx context.Context, opts metav1.ListOptions) (watch.Interface, error) {
-			return c.Watch(ctx, opts)
+			opts.Watch = true
+			return request(opts).Watch(ctx)
 		},
 	}
 }

@@ -24,10 +24,8 @@ import (
 )
 
 const (
-	// DefaultMinGap is the least time between two writes.
-	DefaultMinGap = 2 * time.Second
-	// DefaultMaxAge is the most time between two writes.
-	DefaultMaxAge = time.Minute
+	// tickInterval is how often the publisher looks whether there is something to write, where its gap is longer.
+	tickInterval = 2 * time.Second
 	// callTimeout bounds one call of the API.
 	callTimeout = 10 * time.Second
 	// firstRetry and lastRetry are the ends of the time between two attempts, which doubles.
@@ -75,10 +73,56 @@ type publisherConfig struct {
 	objects  *client.NodeMeasurements
 	nodeUID  func(context.Context) (types.UID, error)
 	measured func() v1alpha1.NodeLatencyStatus
-	minGap   time.Duration
-	maxAge   time.Duration
-	count    func(Published)
-	log      *slog.Logger
+	// pace is asked at every tick, since it depends on the number of nodes.
+	pace  func() Pace
+	count func(Published)
+	log   *slog.Logger
+}
+
+// Pace is how often a prober writes.
+type Pace struct {
+	// MinGap is the least time between two writes, whatever happened.
+	MinGap time.Duration
+	// SmallGap is the least time before a write that is only about statistics which moved to less than the double and more than the
+	// half.
+	SmallGap time.Duration
+	// MaxAge is the most time between two writes, however little changed.
+	MaxAge time.Duration
+}
+
+const (
+	// The writes of all probers together, at the most: for age, for small changes, and for large ones. A watch of all NodeLatency
+	// objects, which is what each scheduler has, carries as many events.
+	ageWritesPerSecond, smallWritesPerSecond, largeWritesPerSecond = 6, 10, 100
+
+	leastGap = 2 * time.Second
+	leastAge = time.Minute
+	mostAge  = 30 * time.Minute // the longest that the scheduler takes a prober's word for
+)
+
+// PaceOf returns the pace of each of so many probers: the more they are, the less each may write, so that all of them together do
+// not keep the API server busy. Up to 20 nodes a change is written after 2 s, up to 360 nodes everything after 1 min.
+func PaceOf(nodes int) Pace {
+	gap := func(perSecond int) time.Duration {
+		return max(leastGap, time.Duration(nodes)*time.Second/time.Duration(perSecond))
+	}
+	return Pace{
+		MinGap:   gap(largeWritesPerSecond),
+		SmallGap: gap(smallWritesPerSecond),
+		MaxAge:   min(max(leastAge, gap(ageWritesPerSecond)), mostAge),
+	}
+}
+
+// or returns p with the parts that the administrator chose himself.
+func (p Pace) or(minGap, maxAge time.Duration) Pace {
+	if minGap > 0 {
+		p.MinGap, p.SmallGap = minGap, minGap
+	}
+	if maxAge > 0 {
+		p.MaxAge = maxAge
+	}
+	p.MaxAge = max(p.MaxAge, p.MinGap)
+	return p
 }
 
 // publisher keeps one NodeLatency object as it should be.
@@ -107,7 +151,7 @@ func newPublisher(cfg publisherConfig) *publisher {
 
 // run publishes until ctx ends.
 func (p *publisher) run(ctx context.Context) {
-	ticker := time.NewTicker(p.minGap)
+	ticker := time.NewTicker(min(p.pace().MinGap, tickInterval))
 	defer ticker.Stop()
 	for {
 		p.tick(ctx, time.Now())
@@ -140,9 +184,22 @@ func (p *publisher) tick(ctx context.Context, now time.Time) {
 	if now.Before(p.retryAt) {
 		return
 	}
-	status := p.measured()
-	if p.last != nil && now.Sub(p.lastAt) < p.maxAge && !changed(p.last, &status) {
+	pace := p.pace()
+	since := now.Sub(p.lastAt)
+	if p.last != nil && since < pace.MinGap {
 		return
+	}
+	status := p.measured()
+	status.RefreshInterval = &metav1.Duration{Duration: pace.MaxAge.Round(time.Second)}
+	if p.last != nil && since < pace.MaxAge {
+		switch changed(p.last, &status) {
+		case unchanged:
+			return
+		case changedSlightly:
+			if since < pace.SmallGap {
+				return
+			}
+		}
 	}
 	err := p.publish(ctx, now, status)
 	if ctx.Err() != nil {

@@ -25,24 +25,25 @@ type bench struct {
 	api     *fakeAPI
 	now     time.Time
 	rtt     time.Duration // of the one peer; 0 for dead
+	paced   Pace
 	results []Published
 	logged  bytes.Buffer
 }
 
 func newBench(t *testing.T, nodes ...string) *bench {
 	t.Helper()
-	b := &bench{t: t, api: newFakeAPI(t, nodes...), now: sentAt, rtt: 10 * msec}
+	b := &bench{paced: Pace{}.or(time.Second, time.Minute), t: t, api: newFakeAPI(t, nodes...), now: sentAt, rtt: 10 * msec}
 	objects, err := client.New(b.api.config())
 	if err != nil {
 		t.Fatal(err)
 	}
-	nodeClient, err := newNodeClient(b.api.config())
+	kube, err := newKubeClient(b.api.config())
 	if err != nil {
 		t.Fatal(err)
 	}
 	b.publisher = newPublisher(publisherConfig{
 		node: "edge-01", endpoint: "10.0.0.1:8620", objects: objects.NodeLatencies(),
-		nodeUID: func(ctx context.Context) (types.UID, error) { return nodeClient.uid(ctx, "edge-01") },
+		nodeUID: func(ctx context.Context) (types.UID, error) { return kube.nodeUID(ctx, "edge-01") },
 		measured: func() v1alpha1.NodeLatencyStatus {
 			m := v1alpha1.Measurement{Lost: 20}
 			if b.rtt > 0 {
@@ -50,7 +51,7 @@ func newBench(t *testing.T, nodes ...string) *bench {
 			}
 			return v1alpha1.NodeLatencyStatus{Peers: []v1alpha1.PeerLatency{{Node: "edge-02", Measurement: m}}}
 		},
-		minGap: time.Second, maxAge: time.Minute,
+		pace:  func() Pace { return b.paced },
 		count: func(r Published) { b.results = append(b.results, r) },
 		log:   slog.New(slog.NewTextHandler(&b.logged, nil)),
 	})
@@ -134,6 +135,44 @@ func TestPublishOnlyWhatIsMoreThanNoise(t *testing.T) {
 	if got := b.api.count("GET node"); got != 1 {
 		t.Errorf("the Node was read %d times", got)
 	}
+}
+
+func TestPaceOf(t *testing.T) {
+	const s, m = time.Second, time.Minute
+	for nodes, want := range map[int]Pace{
+		1:      {2 * s, 2 * s, m},
+		25:     {2 * s, 2500 * msec, m},
+		360:    {3600 * msec, 36 * s, m},
+		5_000:  {50 * s, 500 * s, 5000 * s / 6},
+		15_000: {150 * s, 1500 * s, 30 * m},
+	} {
+		if got := PaceOf(nodes); got != want {
+			t.Errorf("%d nodes: %+v, want %+v", nodes, got, want)
+		}
+	}
+	if got, want := PaceOf(5_000).or(time.Second, 0), (Pace{s, s, 5000 * s / 6}); got != want {
+		t.Errorf("with a gap of one's own: %+v, want %+v", got, want)
+	}
+	if got, want := PaceOf(5_000).or(0, s), (Pace{50 * s, 500 * s, 50 * s}); got != want {
+		t.Errorf("with an age of one's own: %+v, want %+v", got, want)
+	}
+}
+
+func TestPublishAtThePaceOfALargeCluster(t *testing.T) {
+	b := newBench(t, "edge-01")
+	b.paced = Pace{MinGap: 10 * time.Second, SmallGap: 100 * time.Second, MaxAge: 1000 * time.Second}
+	b.want("the first time", b.after(0), PublishedOK)
+	if got := b.api.object("edge-01").Status.RefreshInterval; got == nil || got.Duration != 1000*time.Second {
+		t.Errorf("refresh interval %v, want the longest time between two writes", got)
+	}
+	b.rtt = 12 * msec
+	b.want("by 20 %", b.after(99*time.Second))
+	b.want("by 20 %, after the small gap", b.after(time.Second), PublishedOK)
+	b.rtt = 40 * msec
+	b.want("by a lot", b.after(9*time.Second))
+	b.want("by a lot, after the least gap", b.after(time.Second), PublishedOK)
+	b.want("nothing", b.after(999*time.Second))
+	b.want("nothing for the longest time", b.after(time.Second), PublishedOK)
 }
 
 func TestPublishSetsRightWhatOthersDo(t *testing.T) {

@@ -5,9 +5,11 @@ package publish
 import (
 	"cmp"
 	"fmt"
+	"math"
 	"slices"
 	"time"
 
+	"github.com/hashicorp/serf/coordinate"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/fogsched/fogsched/pkg/apis/fogsched/v1alpha1"
@@ -20,12 +22,14 @@ const (
 	// noiseShare and noiseFloor are the hysteresis: a statistic that moved by no more than either of them is as it was.
 	noiseShare = 0.10
 	noiseFloor = 500 * time.Microsecond
+	// coordinateNoiseShare is the same for the coordinate, of whose estimates the error is some 10 to 20 % anyway.
+	coordinateNoiseShare = 0.25
 )
 
 // Status makes what a node measured into the status of its NodeLatency. A peer that was never probed, or whose answers
 // were all rejected, is left out, and one that was never answered has no RTT: neither is ever a 0.
 func Status(p probe.Picture) v1alpha1.NodeLatencyStatus {
-	var status v1alpha1.NodeLatencyStatus
+	status := v1alpha1.NodeLatencyStatus{Starved: p.Starved, Coordinate: networkCoordinate(p.Coordinate)}
 	var newest time.Time
 	if p.Control != nil && p.Control.Samples+p.Control.Lost > 0 {
 		m := measurement(*p.Control)
@@ -51,6 +55,22 @@ func Status(p probe.Picture) v1alpha1.NodeLatencyStatus {
 		status.Summary = summary(status.Peers)
 	}
 	return status
+}
+
+// networkCoordinate rounds a coordinate to microseconds, which is far below its error.
+func networkCoordinate(c *coordinate.Coordinate) *v1alpha1.NetworkCoordinate {
+	if c == nil {
+		return nil
+	}
+	micros := func(seconds float64) int64 { return int64(math.Round(seconds * 1e6)) }
+	n := &v1alpha1.NetworkCoordinate{
+		VectorMicros: make([]int64, len(c.Vec)), HeightMicros: micros(c.Height), AdjustmentMicros: micros(c.Adjustment),
+		ErrorPercent: int32(math.Ceil(c.Error * 100)),
+	}
+	for i, x := range c.Vec {
+		n.VectorMicros[i] = micros(x)
+	}
+	return n
 }
 
 func measurement(s probe.Stats) v1alpha1.Measurement {
@@ -153,32 +173,100 @@ func percent(part, whole int64) string {
 	}
 }
 
-// changed returns whether what was measured differs by more than the noise from what was published. Both lists of peers
-// are sorted by name, as Status makes them.
-func changed(published, measured *v1alpha1.NodeLatencyStatus) bool {
-	if measurementChanged(published.Control, measured.Control) || len(published.Peers) != len(measured.Peers) {
-		return true
+// change is how much something differs from what was published.
+type change int
+
+const (
+	unchanged change = iota // within the noise
+	changedSlightly
+	changedMuch
+)
+
+// changed returns how much what was measured differs from what was published. A peer that came or went is a slight change: which
+// peers are measured changes by itself. One that was lost or found again is a large one. Both lists of peers are sorted by name, as
+// Status makes them.
+func changed(published, measured *v1alpha1.NodeLatencyStatus) change {
+	// What counts of control is starved; the figure itself goes along with what else is written.
+	if published.Starved != measured.Starved || (published.Control == nil) != (measured.Control == nil) {
+		return changedMuch
 	}
-	for i := range measured.Peers {
-		p, m := &published.Peers[i], &measured.Peers[i]
-		if p.Node != m.Node || measurementChanged(&p.Measurement, &m.Measurement) {
-			return true
+	most := coordinateChanged(published, measured)
+	p, m := published.Peers, measured.Peers
+	for len(p) > 0 && len(m) > 0 {
+		switch cmp.Compare(p[0].Node, m[0].Node) {
+		case -1:
+			most, p = max(most, changedSlightly), p[1:]
+		case 1:
+			most, m = max(most, changedSlightly), m[1:]
+		default:
+			most = max(most, measurementChanged(&p[0].Measurement, &m[0].Measurement))
+			p, m = p[1:], m[1:]
 		}
 	}
-	return false
+	if len(p)+len(m) > 0 {
+		most = max(most, changedSlightly)
+	}
+	return most
 }
 
-func measurementChanged(published, measured *v1alpha1.Measurement) bool {
-	if published == nil || measured == nil {
-		return published != measured
-	}
-	return moved(published.Typical, measured.Typical) || moved(published.Tail, measured.Tail)
+func measurementChanged(published, measured *v1alpha1.Measurement) change {
+	return max(moved(published.Typical, measured.Typical), moved(published.Tail, measured.Tail))
 }
 
-func moved(published, measured *metav1.Duration) bool {
+func moved(published, measured *metav1.Duration) change {
 	if published == nil || measured == nil {
-		return published != measured
+		if published == measured {
+			return unchanged
+		}
+		return changedMuch
 	}
-	by := (measured.Duration - published.Duration).Abs()
-	return by > noiseFloor && float64(by) > noiseShare*float64(published.Duration)
+	was, is := published.Duration, measured.Duration
+	by := (is - was).Abs()
+	switch {
+	case by <= noiseFloor || float64(by) <= noiseShare*float64(was):
+		return unchanged
+	case is >= 2*was || 2*is <= was:
+		return changedMuch
+	default:
+		return changedSlightly
+	}
+}
+
+// coordinateChanged returns whether the estimates that others make from the coordinate changed by more than the noise, measured
+// at the node's median distance. Coordinates drift all the time, so this is never more than a slight change.
+func coordinateChanged(published, measured *v1alpha1.NodeLatencyStatus) change {
+	p, m := published.Coordinate, measured.Coordinate
+	if p == nil || m == nil {
+		if p == m {
+			return unchanged
+		}
+		return changedSlightly
+	}
+	var square float64
+	for i := range m.VectorMicros {
+		if i < len(p.VectorMicros) {
+			d := float64(m.VectorMicros[i] - p.VectorMicros[i])
+			square += d * d
+		}
+	}
+	by := math.Sqrt(square) + math.Abs(float64(m.HeightMicros-p.HeightMicros)) + math.Abs(float64(m.AdjustmentMicros-p.AdjustmentMicros))
+	if time.Duration(by)*time.Microsecond <= noiseFloor || by <= coordinateNoiseShare*float64(medianTypical(measured.Peers).Microseconds()) {
+		return unchanged
+	}
+	return changedSlightly
+}
+
+// medianTypical returns the median over the peers; 0 where there is none.
+func medianTypical(peers []v1alpha1.PeerLatency) time.Duration {
+	var known []time.Duration
+	for _, p := range peers {
+		if p.Typical != nil {
+			known = append(known, p.Typical.Duration)
+		}
+	}
+	if len(known) == 0 {
+		return 0
+	}
+	slices.Sort(known)
+	return known[(len(known)-1)/2]
 }

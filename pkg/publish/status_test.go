@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/hashicorp/serf/coordinate"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/fogsched/fogsched/pkg/apis/fogsched/v1alpha1"
@@ -43,6 +44,10 @@ func TestStatus(t *testing.T) {
 	at := &metav1.Time{Time: sentAt.Truncate(time.Second)}
 	got := Status(probe.Picture{
 		Control: &control,
+		Starved: true,
+		Coordinate: &coordinate.Coordinate{
+			Vec: []float64{0.0123456, -0.02, 0, 0, 0, 0, 0, 60}, Height: 0.0000104, Adjustment: -0.0005, Error: 0.1201,
+		},
 		Peers: []probe.PeerStats{
 			{Name: "dead", Stats: stats(t, 0, 0, 0)},
 			{Name: "far", Stats: stats(t, 88_123_456, 88_123_456)},
@@ -54,7 +59,11 @@ func TestStatus(t *testing.T) {
 	})
 	want := v1alpha1.NodeLatencyStatus{
 		ObservedAt: at,
-		Control:    &v1alpha1.Measurement{Typical: duration(88_000), Tail: duration(88_000), Samples: 1, At: at},
+		Starved:    true,
+		Coordinate: &v1alpha1.NetworkCoordinate{
+			VectorMicros: []int64{12346, -20000, 0, 0, 0, 0, 0, 60_000_000}, HeightMicros: 10, AdjustmentMicros: -500, ErrorPercent: 13,
+		},
+		Control: &v1alpha1.Measurement{Typical: duration(88_000), Tail: duration(88_000), Samples: 1, At: at},
 		Peers: []v1alpha1.PeerLatency{
 			{Node: "dead", Measurement: v1alpha1.Measurement{Lost: 3}},
 			{Node: "far", Measurement: v1alpha1.Measurement{Typical: duration(88_120_000), Tail: duration(88_120_000), Samples: 2, At: at}},
@@ -89,16 +98,20 @@ func TestTimesNeverLieInTheFuture(t *testing.T) {
 	}
 }
 
-func TestObjectOf33PeersIsSmall(t *testing.T) {
+// TestObjectIsSmall has 16 neighbours and 10 nodes of interest, with names as long as a cloud's.
+func TestObjectIsSmall(t *testing.T) {
 	var p probe.Picture
 	control := stats(t, slices.Repeat([]time.Duration{87_654}, 20)...)
 	p.Control = &control
-	for i := range 33 {
+	for i := range 26 {
 		rtts := slices.Repeat([]time.Duration{123_456_789}, 20)
 		if i%3 == 0 {
 			rtts[0] = 0 // one in three loses packets
 		}
-		p.Peers = append(p.Peers, probe.PeerStats{Name: fmt.Sprintf("edge-%02d", i), Stats: stats(t, rtts...)})
+		p.Peers = append(p.Peers, probe.PeerStats{Name: fmt.Sprintf("ip-10-100-100-%03d.ec2.internal", i), Stats: stats(t, rtts...)})
+	}
+	p.Coordinate = &coordinate.Coordinate{
+		Vec: []float64{-0.123456, 0.123456, -0.123456, 0.123456, -0.123456, 0.123456, -0.123456, 0.123456}, Height: 0.123456, Adjustment: -0.123456, Error: 0.5,
 	}
 	o := v1alpha1.NodeLatency{
 		TypeMeta: metav1.TypeMeta{APIVersion: v1alpha1.GroupVersion.String(), Kind: "NodeLatency"},
@@ -173,21 +186,23 @@ func TestChanged(t *testing.T) {
 	dead := &v1alpha1.Measurement{Lost: 20}
 	for name, tc := range map[string]struct {
 		published, measured *v1alpha1.Measurement
-		want                bool
+		want                change
 	}{
-		"the same":                           {m(10*msec, 20*msec), m(10*msec, 20*msec), false},
-		"by 10 %":                            {m(10*msec, 20*msec), m(11*msec, 22*msec), false},
-		"by 11 %":                            {m(10*msec, 20*msec), m(11100*time.Microsecond, 20*msec), true},
-		"down by 11 %":                       {m(10*msec, 20*msec), m(8900*time.Microsecond, 20*msec), true},
-		"twice, but by little":               {m(500*time.Microsecond, msec), m(1000*time.Microsecond, msec), false},
-		"by more than 0.5 ms and a lot":      {m(500*time.Microsecond, 2*msec), m(1001*time.Microsecond, 2*msec), true},
-		"the tail only":                      {m(10*msec, 20*msec), m(10*msec, 30*msec), true},
-		"died":                               {m(10*msec, 20*msec), dead, true},
-		"came back":                          {dead, m(10*msec, 20*msec), true},
-		"stays dead":                         {dead, &v1alpha1.Measurement{Lost: 19}, false},
-		"appeared":                           {nil, m(10*msec, 20*msec), true},
-		"vanished":                           {m(10*msec, 20*msec), nil, true},
-		"more samples and a newer time only": {m(10*msec, 20*msec), &v1alpha1.Measurement{Typical: duration(10 * msec), Tail: duration(20 * msec), Samples: 7, At: &metav1.Time{Time: sentAt}}, false},
+		"the same":                           {m(10*msec, 20*msec), m(10*msec, 20*msec), unchanged},
+		"by 10 %":                            {m(10*msec, 20*msec), m(11*msec, 22*msec), unchanged},
+		"by 11 %":                            {m(10*msec, 20*msec), m(11100*time.Microsecond, 20*msec), changedSlightly},
+		"down by 11 %":                       {m(10*msec, 20*msec), m(8900*time.Microsecond, 20*msec), changedSlightly},
+		"doubled":                            {m(10*msec, 20*msec), m(20*msec, 20*msec), changedMuch},
+		"halved":                             {m(10*msec, 20*msec), m(5*msec, 20*msec), changedMuch},
+		"twice, but by little":               {m(500*time.Microsecond, msec), m(1000*time.Microsecond, msec), unchanged},
+		"by more than 0.5 ms and a lot":      {m(500*time.Microsecond, 2*msec), m(1001*time.Microsecond, 2*msec), changedMuch},
+		"the tail only":                      {m(10*msec, 20*msec), m(10*msec, 30*msec), changedSlightly},
+		"died":                               {m(10*msec, 20*msec), dead, changedMuch},
+		"came back":                          {dead, m(10*msec, 20*msec), changedMuch},
+		"stays dead":                         {dead, &v1alpha1.Measurement{Lost: 19}, unchanged},
+		"appeared":                           {nil, m(10*msec, 20*msec), changedSlightly},
+		"vanished":                           {m(10*msec, 20*msec), nil, changedSlightly},
+		"more samples and a newer time only": {m(10*msec, 20*msec), &v1alpha1.Measurement{Typical: duration(10 * msec), Tail: duration(20 * msec), Samples: 7, At: &metav1.Time{Time: sentAt}}, unchanged},
 	} {
 		t.Run(name, func(t *testing.T) {
 			peers := func(m *v1alpha1.Measurement) *v1alpha1.NodeLatencyStatus {
@@ -198,15 +213,55 @@ func TestChanged(t *testing.T) {
 				return s
 			}
 			if got := changed(peers(tc.published), peers(tc.measured)); got != tc.want {
-				t.Errorf("peer: %v, want %v", got, tc.want)
-			}
-			if got := changed(&v1alpha1.NodeLatencyStatus{Control: tc.published}, &v1alpha1.NodeLatencyStatus{Control: tc.measured}); got != tc.want {
-				t.Errorf("control: %v, want %v", got, tc.want)
+				t.Errorf("%v, want %v", got, tc.want)
 			}
 		})
 	}
-	a, b := v1alpha1.PeerLatency{Node: "a", Measurement: *m(msec, msec)}, v1alpha1.PeerLatency{Node: "b", Measurement: *m(msec, msec)}
-	if !changed(&v1alpha1.NodeLatencyStatus{Peers: []v1alpha1.PeerLatency{a}}, &v1alpha1.NodeLatencyStatus{Peers: []v1alpha1.PeerLatency{b}}) {
-		t.Error("one peer instead of another is no change")
+	list := func(names ...string) *v1alpha1.NodeLatencyStatus {
+		s := &v1alpha1.NodeLatencyStatus{}
+		for _, n := range names {
+			s.Peers = append(s.Peers, v1alpha1.PeerLatency{Node: n, Measurement: *m(msec, msec)})
+		}
+		return s
+	}
+	if got := changed(list("a", "c"), list("b", "c")); got != changedSlightly {
+		t.Errorf("one peer instead of another: %v, want a slight change", got)
+	}
+	far := list("a", "c")
+	far.Peers[1].Typical = duration(9 * msec)
+	if got := changed(list("b", "c"), far); got != changedMuch {
+		t.Errorf("a peer that moved, behind one that is new: %v, want a large change", got)
+	}
+	control := &v1alpha1.NodeLatencyStatus{Control: m(msec, msec)}
+	if got := changed(control, &v1alpha1.NodeLatencyStatus{Control: m(4*msec, 4*msec)}); got != unchanged {
+		t.Errorf("a slower control pair: %v, want none by itself", got)
+	}
+	if got := changed(control, &v1alpha1.NodeLatencyStatus{Control: m(9*msec, 9*msec), Starved: true}); got != changedMuch {
+		t.Errorf("a starved node: %v, want a large change", got)
+	}
+}
+
+func TestCoordinateChanged(t *testing.T) {
+	status := func(x, height int64) *v1alpha1.NodeLatencyStatus {
+		return &v1alpha1.NodeLatencyStatus{
+			Peers:      []v1alpha1.PeerLatency{{Node: "a", Measurement: v1alpha1.Measurement{Typical: duration(40 * msec), Tail: duration(40 * msec)}}},
+			Coordinate: &v1alpha1.NetworkCoordinate{VectorMicros: []int64{x, 0, 0, 0, 0, 0, 0, 0}, HeightMicros: height},
+		}
+	}
+	none := status(0, 0)
+	none.Coordinate = nil
+	for name, tc := range map[string]struct {
+		published, measured *v1alpha1.NodeLatencyStatus
+		want                change
+	}{
+		"drift by a quarter of the median distance": {status(0, 5000), status(10_000, 5000), unchanged},
+		"by more":                 {status(0, 5000), status(9000, 6500), changedSlightly},
+		"the first one":           {none, status(0, 0), changedSlightly},
+		"one that went":           {status(0, 0), none, changedSlightly},
+		"none before or after it": {none, none, unchanged},
+	} {
+		if got := changed(tc.published, tc.measured); got != tc.want {
+			t.Errorf("%s: %v, want %v", name, got, tc.want)
+		}
 	}
 }

@@ -172,11 +172,11 @@ func (d *demo) actThree(ctx context.Context) error {
 		}
 		for i := range list.Items {
 			nl := &list.Items[i]
-			if !in("east", d.number(nl.Name)) {
-				continue
-			}
+			from := d.number(nl.Name)
 			for _, p := range nl.Status.Peers {
-				if in("north", d.number(p.Node)) && (p.Typical == nil || p.Typical.Duration < now*3/4) {
+				to := d.number(p.Node)
+				// A pair may be measured by either side.
+				if (in("east", from) && in("north", to) || in("north", from) && in("east", to)) && (p.Typical == nil || p.Typical.Duration < now*3/4) {
 					return false, nil
 				}
 			}

@@ -129,6 +129,9 @@ func shippedConfig(ctx context.Context, c *cluster.Cluster) (string, error) {
 func configFor(shipped, args string, profiles ...string) string {
 	head, profile, _ := strings.Cut(shipped, "- schedulerName: fogsched\n")
 	config := strings.Replace(head, "leaderElect: true", "leaderElect: false", 1)
+	if args != "" {
+		profile, _, _ = strings.Cut(profile, "  pluginConfig:\n")
+	}
 	for _, name := range profiles {
 		config += "- schedulerName: " + name + "\n" + profile
 		if args != "" {

@@ -12,13 +12,16 @@ import (
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
+	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/rest"
 
 	"github.com/fogsched/fogsched/pkg/apis/fogsched/v1alpha1"
+	"github.com/fogsched/fogsched/pkg/client"
 	"github.com/fogsched/fogsched/test/cluster"
 )
 
@@ -63,7 +66,10 @@ func TestRightsOfTheServiceAccounts(t *testing.T) {
 		{"fogsched", "watch", "", "namespaces", "", "", "", true},
 		{"fogsched", "create", "coordination.k8s.io", "leases", "", systemNamespace, "", true},
 		{"fogsched", "update", "coordination.k8s.io", "leases", "", systemNamespace, "fogsched", true},
+		{"fogsched", "update", "", "configmaps", "", systemNamespace, "fogprobe-interest", true},
 		// And nothing more.
+		{"fogsched", "update", "", "configmaps", "", systemNamespace, "other", false},
+		{"fogsched", "create", "", "configmaps", "", systemNamespace, "", false},
 		{"fogsched", "update", "coordination.k8s.io", "leases", "", systemNamespace, "other", false},
 		{"fogsched", "update", "coordination.k8s.io", "leases", "", "kube-system", "fogsched", false},
 		{"fogsched", "update", "fogsched.dev", "latencypolicies", "", "default", "", false},
@@ -78,10 +84,16 @@ func TestRightsOfTheServiceAccounts(t *testing.T) {
 		{"fogsched", "escalate", "rbac.authorization.k8s.io", "clusterroles", "", "", "", false},
 
 		{"fogprobe", "get", "", "nodes", "", "", "", true},
-		{"fogprobe", "watch", "fogsched.dev", "nodelatencies", "", "", "", true},
+		{"fogprobe", "get", "fogsched.dev", "nodelatencies", "", "", "", true},
+		{"fogprobe", "watch", "discovery.k8s.io", "endpointslices", "", systemNamespace, "", true},
+		{"fogprobe", "watch", "", "configmaps", "", systemNamespace, "fogprobe-interest", true},
 		{"fogprobe", "create", "fogsched.dev", "nodelatencies", "", "", "", true},
 		{"fogprobe", "update", "fogsched.dev", "nodelatencies", "", "", "", true},
 		{"fogprobe", "update", "fogsched.dev", "nodelatencies", "status", "", "", true},
+		{"fogprobe", "watch", "fogsched.dev", "nodelatencies", "", "", "", false}, // each would receive all of them
+		{"fogprobe", "watch", "discovery.k8s.io", "endpointslices", "", "default", "", false},
+		{"fogprobe", "watch", "", "configmaps", "", systemNamespace, "", false},
+		{"fogprobe", "update", "", "configmaps", "", systemNamespace, "fogprobe-interest", false},
 		{"fogprobe", "delete", "fogsched.dev", "nodelatencies", "", "", "", false},
 		{"fogprobe", "list", "fogsched.dev", "latencypolicies", "", "", "", false},
 		{"fogprobe", "update", "", "nodes", "", "", "", false},
@@ -238,6 +250,118 @@ func TestShippedSchedulerWorks(t *testing.T) {
 			t.Errorf("the API server refused the scheduler something: %s", line)
 		}
 	}
+}
+
+// A prober's token names its node, and with it goes the right to write that node's NodeLatency, and no other.
+func TestAProberWritesOnlyForItsOwnNode(t *testing.T) {
+	installOverlay(t)
+	if _, err := world(); err != nil { // for its nodes
+		t.Fatal(err)
+	}
+	const own, other = "a-1", "b-1"
+	ctx := t.Context()
+	pods := control.Client().CoreV1().Pods(systemNamespace)
+	yes, no, user := true, false, int64(65532)
+	pod, err := pods.Create(ctx, &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{GenerateName: "prober-"},
+		Spec: corev1.PodSpec{
+			ServiceAccountName: "fogprobe", NodeName: own,
+			SecurityContext: &corev1.PodSecurityContext{
+				RunAsNonRoot: &yes, RunAsUser: &user, SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault},
+			},
+			Containers: []corev1.Container{{Name: "fogprobe", Image: "fogprobe", SecurityContext: &corev1.SecurityContext{
+				AllowPrivilegeEscalation: &no, Capabilities: &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}},
+			}}},
+		},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := pods.Delete(context.Background(), pod.Name, *metav1.NewDeleteOptions(0)); err != nil {
+			t.Errorf("deleting the pod: %v", err)
+		}
+	})
+	// as returns a client with a token that is bound to an object, or to none.
+	as := func(bound *authenticationv1.BoundObjectReference) *client.Client {
+		token, err := control.Client().CoreV1().ServiceAccounts(systemNamespace).CreateToken(ctx, "fogprobe",
+			&authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{BoundObjectRef: bound}}, metav1.CreateOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		config := rest.AnonymousClientConfig(control.Config())
+		config.BearerToken = token.Status.Token
+		c, err := client.New(config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	prober := as(&authenticationv1.BoundObjectReference{Kind: "Pod", APIVersion: "v1", Name: pod.Name, UID: pod.UID})
+	nodeless := as(nil)
+
+	report := func(name, owner string) *v1alpha1.NodeLatency {
+		node, err := control.Client().CoreV1().Nodes().Get(ctx, owner, metav1.GetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return &v1alpha1.NodeLatency{ObjectMeta: metav1.ObjectMeta{Name: name, OwnerReferences: []metav1.OwnerReference{
+			{APIVersion: "v1", Kind: "Node", Name: owner, UID: node.UID},
+		}}}
+	}
+	// Both exist, so that all can be tried without leaving a trace.
+	admin := newClient(t)
+	for _, name := range []string{own, other} {
+		if _, err := admin.NodeLatencies().Create(ctx, report(name, name), metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
+			t.Fatal(err)
+		}
+	}
+	dry := []string{metav1.DryRunAll}
+	update := func(c *client.Client, name, owner, subresource string) error {
+		object, err := c.NodeLatencies().Get(ctx, name, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		object.OwnerReferences = report(name, owner).OwnerReferences
+		if subresource == "status" {
+			_, err = c.NodeLatencies().UpdateStatus(ctx, object, metav1.UpdateOptions{DryRun: dry})
+		} else {
+			_, err = c.NodeLatencies().Update(ctx, object, metav1.UpdateOptions{DryRun: dry})
+		}
+		return err
+	}
+	// A policy takes effect a moment after it was applied.
+	poll(t, 30*time.Second, "the policy to hold", func(context.Context) (string, error) {
+		if err := update(prober, other, other, ""); !apierrors.IsForbidden(err) {
+			return fmt.Sprintf("the prober of %s may write for %s: %v", own, other, err), nil
+		}
+		return "", nil
+	})
+	for sentence, tc := range map[string]struct {
+		err  error
+		want string // "" is allowed
+	}{
+		"its own status":                     {update(prober, own, own, "status"), ""},
+		"its own object":                     {update(prober, own, own, ""), ""},
+		"its own object, owned by another":   {update(prober, own, other, ""), "a NodeLatency is owned by its Node"},
+		"another's status":                   {update(prober, other, other, "status"), "the prober of node a-1 may write only the NodeLatency of that name"},
+		"another's object":                   {update(prober, other, other, ""), "the prober of node a-1 may write only the NodeLatency of that name"},
+		"its own, with a token of no node":   {update(nodeless, own, own, "status"), "the token of fogprobe names no node"},
+		"another's, by an administrator":     {update(admin, other, other, "status"), ""},
+		"a new one of a node that is not it": {create(prober, report("c-1-that-is-not", "c-1")), "the prober of node a-1 may write only the NodeLatency of that name"},
+	} {
+		switch {
+		case tc.want == "" && tc.err != nil:
+			t.Errorf("%s: %v, want it allowed", sentence, tc.err)
+		case tc.want != "" && (!apierrors.IsForbidden(tc.err) || !strings.Contains(tc.err.Error(), tc.want)):
+			t.Errorf("%s: %v, want it forbidden with %q", sentence, tc.err, tc.want)
+		}
+	}
+}
+
+func create(c *client.Client, object *v1alpha1.NodeLatency) error {
+	_, err := c.NodeLatencies().Create(context.Background(), object, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+	return err
 }
 
 func dryRun(t *testing.T, name string, spec corev1.PodSpec) error {
