@@ -29,6 +29,7 @@ import (
 // is in one of its own, so all of it goes with the test's process, however that ends.
 type bed struct {
 	t     *testing.T
+	hub   *os.File
 	nodes []*bedNode
 }
 
@@ -61,7 +62,7 @@ func newBed(t *testing.T, n int) *bed {
 	needRoot(t)
 	hub := newNamespace(t)
 	run(t, hub, "ip link add br0 type bridge", "ip link set br0 up")
-	b := &bed{t: t}
+	b := &bed{t: t, hub: hub}
 	for i := range n {
 		node := &bedNode{ns: newNamespace(t), pod: newNamespace(t), podIP: netip.AddrFrom4([4]byte{10, 244, byte(i), 5})}
 		node.Node = Node{

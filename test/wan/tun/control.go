@@ -16,6 +16,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // patience is how long an answer may take: adding a node to many does so for some milliseconds.
@@ -252,6 +254,22 @@ func (c *Client) Links() ([]Direction, error) {
 func (c *Client) Stats() (Stats, error) {
 	a, err := c.ask(request{Op: "stats"})
 	return a.Stats, err
+}
+
+// PID returns the number of the emulator's process.
+func (c *Client) PID() (int, error) {
+	raw, err := c.conn.(*net.UnixConn).SyscallConn()
+	if err != nil {
+		return 0, fmt.Errorf("asking for the emulator's process: %w", err)
+	}
+	var peer *unix.Ucred
+	var failed error
+	if err := raw.Control(func(fd uintptr) {
+		peer, failed = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	}); err != nil || failed != nil {
+		return 0, fmt.Errorf("asking for the emulator's process: %w", errors.Join(err, failed))
+	}
+	return int(peer.Pid), nil
 }
 
 // Stop ends the emulator as Emulator.Close does, and its process.

@@ -18,11 +18,13 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 )
 
 const ms = time.Millisecond
@@ -437,7 +439,9 @@ func TestANamespaceThatIsGone(t *testing.T) {
 	b := newBed(t, 3)
 	before := state(t, b.nodes[0].ns)
 	e := b.start()
-	must(t, b.nodes[1].ns.Close()) // the last reference but the emulator's own
+	// As when a container is killed: its interface goes, and nobody but the emulator holds the namespace.
+	run(t, b.hub, "ip link del port1")
+	must(t, b.nodes[1].ns.Close())
 	if err := e.Add(b.nodes[1].Node); err == nil || !strings.Contains(err.Error(), "netNS") {
 		t.Errorf("error %v of a namespace that is not there, want one that names netNS", err)
 	}
@@ -569,6 +573,17 @@ func TestAProcessOfItsOwn(t *testing.T) {
 	pod.wantRTT(b.nodes[1].podIP, 11, 4*ms)
 	if s, err := c.Stats(); err != nil || s.Down != 1 || s.Forwarded < 22 || s.LatenessP50 <= 0 {
 		t.Errorf("stats %+v, %v", s, err)
+	}
+	pid, err := c.PID()
+	must(t, err)
+	tasks, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
+	must(t, err)
+	for _, task := range tasks {
+		id, err := strconv.Atoi(task.Name())
+		must(t, err)
+		if attr, err := unix.SchedGetAttr(id, 0); err == nil && attr.Policy != unix.SCHED_RR {
+			t.Errorf("the thread %d is not in the real-time class", id)
+		}
 	}
 	if err := c.Remove("nobody"); err == nil || !strings.Contains(err.Error(), "nobody") {
 		t.Errorf("error %v for an unknown node", err)

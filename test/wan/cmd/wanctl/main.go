@@ -91,6 +91,9 @@ func serve(socket string, args []string) error {
 			stop()
 		}()
 	}
+	if err := tun.Hurry(); err != nil {
+		fmt.Fprintln(os.Stderr, "wanctl: the load of the machine will show as distance:", err)
+	}
 	l, err := tun.Listen(socket)
 	if err != nil {
 		return err
