@@ -54,9 +54,18 @@ func TestRequestLatency(t *testing.T) {
 			if len(entries) == 0 {
 				t.Fatalf("no node has the label %s=true: label those where users come in", entryLabel)
 			}
+			lost := func() uint64 { return 0 }
 			if world.emulator != nil {
 				settled(ctx, t)
+				lost = func() uint64 {
+					stats, err := world.emulator.Stats()
+					if err != nil {
+						t.Fatal(err)
+					}
+					return stats.OwnLoss()
+				}
 			}
+			lostBefore := lost()
 			say("the board is placed %d times by each scheduler; users on %s send %d requests each time, each on a connection of its own, %d%% of them posts",
 				rounds, strings.Join(entries, ", "), requests, 100/writeEvery)
 			for round := range rounds {
@@ -71,6 +80,9 @@ func TestRequestLatency(t *testing.T) {
 						t.FailNow()
 					}
 				}
+			}
+			if n := lost() - lostBefore; n > 0 {
+				t.Errorf("the emulator lost %d packets that it was not told to lose: these latencies say little", n)
 			}
 			return ctx
 		}).

@@ -6,14 +6,171 @@ package e2e
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"time"
 
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/fogsched/fogsched/test/kind"
 	"github.com/fogsched/fogsched/test/wan/tun"
 )
 
-type machines struct{}
+// machines are the nodes of a kind cluster that the suite may do with as it likes. What comes and goes there comes and goes in the
+// emulator.
+type machines struct {
+	cluster  *kind.Cluster
+	emulator *tun.Client
+}
 
-func openMachines(string, *tun.Client) (*machines, error)       { return nil, errors.New("not yet") }
-func (m *machines) kill(context.Context, string) error          { return nil }
-func (m *machines) start(context.Context, string) error         { return nil }
-func (m *machines) add(context.Context, string) (string, error) { return "", nil }
+func openMachines(ctx context.Context, cluster string, emulator *tun.Client) (*machines, error) {
+	c, err := kind.Open(ctx, cluster)
+	if err != nil {
+		return nil, err
+	}
+	return &machines{cluster: c, emulator: emulator}, nil
+}
+
+// kill ends a node as when its power fails.
+func (m *machines) kill(ctx context.Context, node string) error {
+	return m.cluster.StopNode(ctx, node, true)
+}
+
+// start brings a node back that was killed, and to the network.
+func (m *machines) start(ctx context.Context, node string) error {
+	if err := m.cluster.StartNode(ctx, node); err != nil {
+		return err
+	}
+	return m.connect(ctx, node)
+}
+
+// connect puts a node into the emulator as soon as it has an address and a network for its pods.
+func (m *machines) connect(ctx context.Context, node string) error {
+	return check(ctx, time.Minute, "node "+node+" to have a network", func(ctx context.Context) (string, error) {
+		nodes, err := m.cluster.Nodes(ctx)
+		if err != nil {
+			return "", err
+		}
+		for _, n := range nodes {
+			if n.Name != node {
+				continue
+			}
+			if n.PID == 0 || n.IP == "" || n.PodCIDR == "" {
+				return fmt.Sprintf("process %d, address %q, pods %q", n.PID, n.IP, n.PodCIDR), nil
+			}
+			ip, err := netip.ParseAddr(n.IP)
+			if err != nil {
+				return "", err
+			}
+			pods, err := netip.ParsePrefix(n.PodCIDR)
+			if err != nil {
+				return "", err
+			}
+			return "", m.emulator.Add(tun.Node{Name: n.Name, NetNS: tun.ProcNetNS(n.PID), IP: ip, PodCIDRs: []netip.Prefix{pods}})
+		}
+		return "there is no such node", nil
+	})
+}
+
+// add makes one more node, in the zone of another one and 2 ms from it, and returns its name when it is Ready.
+func (m *machines) add(ctx context.Context, near string) (name string, err error) {
+	before, err := m.cluster.Nodes(ctx)
+	if err != nil {
+		return "", err
+	}
+	known := map[string]bool{}
+	for _, n := range before {
+		known[n.Name] = true
+	}
+	// Images that the cluster loads now are loaded into nodes that join as well, before those are Ready.
+	folder, err := outFolder()
+	if err != nil {
+		return "", err
+	}
+	archives, err := filepath.Glob(filepath.Join(folder, "images", "*.tar"))
+	if err != nil || len(archives) == 0 {
+		return "", fmt.Errorf("%s has no images (%w)", filepath.Join(folder, "images"), err)
+	}
+	for _, a := range archives {
+		if err := m.cluster.LoadImage(ctx, a); err != nil {
+			return "", err
+		}
+	}
+	// The network must be there when the node's first packet is, and AddNode returns long after.
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	joined := make(chan error, 1)
+	go func() {
+		joined <- m.join(ctx, near, known)
+	}()
+	n, err := m.cluster.AddNode(ctx)
+	if err != nil {
+		cancel(err)
+		return "", errors.Join(err, <-joined)
+	}
+	return n.Name, <-joined
+}
+
+// join waits for a node that is not known yet, and puts it into a zone and into the network.
+func (m *machines) join(ctx context.Context, near string, known map[string]bool) error {
+	var name string
+	err := check(ctx, 3*time.Minute, "a new node", func(ctx context.Context) (string, error) {
+		nodes, err := m.cluster.Nodes(ctx)
+		if err != nil {
+			return "", err
+		}
+		for _, n := range nodes {
+			if !known[n.Name] && n.PodCIDR != "" {
+				name = n.Name
+				return "", nil
+			}
+		}
+		return fmt.Sprintf("%d nodes", len(nodes)), nil
+	})
+	if err != nil {
+		return err
+	}
+	links, err := m.emulator.Links()
+	if err != nil {
+		return err
+	}
+	var its []tun.Direction
+	for _, l := range links {
+		l.RTT += 700 * time.Microsecond // its own connection's
+		switch near {
+		case l.From:
+			l.From = name
+		case l.To:
+			l.To = name
+		default:
+			continue
+		}
+		its = append(its, l)
+	}
+	neighbour := tun.Link{RTT: 2 * time.Millisecond, Jitter: 100 * time.Microsecond}
+	its = append(its, tun.Direction{From: name, To: near, Link: neighbour}, tun.Direction{From: near, To: name, Link: neighbour})
+	if err := m.emulator.SetLinks(its); err != nil {
+		return err
+	}
+	if err := m.connect(ctx, name); err != nil {
+		return err
+	}
+	nodes := world.client.CoreV1().Nodes()
+	neighbourNode, err := nodes.Get(ctx, near, metav1.GetOptions{})
+	if err != nil {
+		return err
+	}
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"labels": map[string]string{
+		corev1.LabelTopologyZone: neighbourNode.Labels[corev1.LabelTopologyZone],
+	}}})
+	if err != nil {
+		return err
+	}
+	_, err = nodes.Patch(ctx, name, types.StrategicMergePatchType, patch, metav1.PatchOptions{})
+	return err
+}

@@ -29,7 +29,7 @@ const (
 	// emulatorEnv is the socket of the emulator of the network between the nodes, or "required": then a test that needs
 	// one fails where it would skip.
 	emulatorEnv = "FOGSCHED_E2E_EMULATOR"
-	// machinesEnv is the folder of the kind cluster's state, for the tests that kill and add nodes.
+	// machinesEnv is the name of the kind cluster whose nodes the tests may kill and make.
 	machinesEnv = "FOGSCHED_E2E_MACHINES"
 	// imagesEnv is what the names of the images start with, such as "registry.example.org/team/". Without it the images are
 	// in the nodes already.
@@ -53,6 +53,7 @@ var (
 		// ours says that the suite installed fogsched, and so may change the installation.
 		ours bool
 	}
+	finishFailed bool
 	// result is what report.json will hold.
 	result = struct {
 		sync.Mutex
@@ -71,8 +72,12 @@ func run(m *testing.M) int {
 	}
 	testenv = env.NewWithConfig(envconf.NewWithKubeConfig(kubeconfig))
 	testenv.Setup(connect, install)
-	testenv.Finish(writeReport, uninstall)
-	return testenv.Run(m)
+	testenv.Finish(sayEmulator, writeReport, uninstall)
+	code := testenv.Run(m)
+	if finishFailed { // the framework logs that and goes on
+		code = max(code, 1)
+	}
+	return code
 }
 
 // connect finds the cluster, and whatever else the environment names.
@@ -96,11 +101,11 @@ func connect(ctx context.Context, cfg *envconf.Config) (context.Context, error) 
 			return ctx, fmt.Errorf("%s: %w", emulatorEnv, err)
 		}
 	}
-	if folder := os.Getenv(machinesEnv); folder != "" {
+	if name := os.Getenv(machinesEnv); name != "" {
 		if world.emulator == nil {
 			return ctx, fmt.Errorf("%s: needs %s, since nodes come and go in the emulator as well", machinesEnv, emulatorEnv)
 		}
-		if world.machines, err = openMachines(folder, world.emulator); err != nil {
+		if world.machines, err = openMachines(ctx, name, world.emulator); err != nil {
 			return ctx, fmt.Errorf("%s: %w", machinesEnv, err)
 		}
 	}
@@ -162,6 +167,19 @@ func outFolder() (string, error) {
 	return filepath.Join(root, "out", "e2e"), err
 }
 
+// sayEmulator tells how well the emulator did.
+func sayEmulator(ctx context.Context, _ *envconf.Config) (context.Context, error) {
+	if world.emulator == nil {
+		return ctx, nil
+	}
+	stats, err := world.emulator.Stats()
+	if err != nil {
+		return ctx, err
+	}
+	say("the emulator forwarded %d packets, half of them at most %s later than it should, 99 %% at most %s", stats.Forwarded, stats.LatenessP50, stats.LatenessP99)
+	return ctx, nil
+}
+
 func writeReport(ctx context.Context, _ *envconf.Config) (context.Context, error) {
 	result.Lock()
 	defer result.Unlock()
@@ -171,8 +189,8 @@ func writeReport(ctx context.Context, _ *envconf.Config) (context.Context, error
 	}
 	path, err := result.write(folder)
 	if err != nil {
-		err = fmt.Errorf("writing the report: %w", err)
-		fmt.Fprintln(os.Stderr, err)
+		fmt.Fprintln(os.Stderr, "FAIL: writing the report:", err)
+		finishFailed = true
 		return ctx, err
 	}
 	if path != "" {

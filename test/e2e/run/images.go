@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+
+	"github.com/fogsched/fogsched/test/kind"
+)
+
+const imageTag = ":e2e"
+
+// buildImages writes the archives of all images that the suite needs.
+func (l *lab) buildImages(ctx context.Context) ([]string, error) {
+	folder := filepath.Join(l.out, imagesFolder)
+	if err := os.RemoveAll(folder); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(folder, 0o755); err != nil {
+		return nil, err
+	}
+	var archives []string
+	add := func(name string, files map[string]string, entrypoint string) error {
+		archive, err := kind.BuildImage(name+imageTag, files, []string{entrypoint}, kind.InFolder(folder))
+		if err != nil {
+			return fmt.Errorf("image %s: %w", name, err)
+		}
+		named := filepath.Join(folder, name+".tar")
+		archives = append(archives, named)
+		return os.Rename(archive, named)
+	}
+	for _, name := range []string{"fogsched", "fogprobe", "bulletinboard", "client"} {
+		program, err := sibling(name)
+		if err != nil {
+			return nil, err
+		}
+		// As in the Dockerfile.
+		if err := add(name, map[string]string{"/program": program}, "/program"); err != nil {
+			return nil, err
+		}
+	}
+	files, err := l.redis(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("image redis: %w", err)
+	}
+	return archives, add("redis", files, "/redis-server")
+}
+
+// redis returns the files of this machine's redis-server, as paths in a container. Debian's package redis-tools has the program and
+// starts nothing: it is installed where there is no redis-server.
+func (l *lab) redis(ctx context.Context) (map[string]string, error) {
+	program, err := findRedis()
+	if err != nil {
+		if _, err := exec.LookPath("apt-get"); err != nil || os.Getuid() != 0 {
+			return nil, errors.New("redis-server is missing: install it, or Debian's redis-tools, which has the program as well")
+		}
+		l.say("installing redis-tools (about 15 s)")
+		out, err := exec.CommandContext(ctx, "sh", "-c",
+			"apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends redis-tools").CombinedOutput()
+		if err != nil {
+			return nil, fmt.Errorf("apt-get install redis-tools: %w: %s", err, out)
+		}
+		if program, err = findRedis(); err != nil {
+			return nil, err
+		}
+	}
+	out, err := exec.CommandContext(ctx, "ldd", program).CombinedOutput()
+	if err != nil {
+		return nil, fmt.Errorf("ldd %s: %w: %s", program, err, out)
+	}
+	files := map[string]string{"/redis-server": program}
+	libraries, err := parseLDD(string(out))
+	for _, path := range libraries {
+		files[path] = path
+	}
+	return files, err
+}
+
+// findRedis returns the path of redis-server. Debian's redis-check-rdb is the same program, which looks at its name.
+func findRedis() (string, error) {
+	for _, name := range []string{"redis-server", "redis-check-rdb"} {
+		if path, err := exec.LookPath(name); err == nil {
+			return filepath.EvalSymlinks(path)
+		}
+	}
+	return "", exec.ErrNotFound
+}
+
+// library is the path in a line of ldd, behind the arrow where there is one.
+var library = regexp.MustCompile(`(?:=> )?(/\S+) \(0x[0-9a-f]+\)$`)
+
+// parseLDD returns the paths of the libraries that ldd lists, the loader among them.
+func parseLDD(out string) ([]string, error) {
+	if strings.Contains(out, "not a dynamic executable") || strings.Contains(out, "statically linked") {
+		return nil, nil
+	}
+	var paths []string
+	for line := range strings.Lines(out) {
+		line = strings.TrimSpace(line)
+		switch m := library.FindStringSubmatch(line); {
+		case m != nil:
+			paths = append(paths, m[1])
+		case line == "" || strings.HasPrefix(line, "linux-vdso") || strings.HasPrefix(line, "linux-gate"): // of the kernel
+		default:
+			return nil, fmt.Errorf("ldd: %q: a library is missing", line)
+		}
+	}
+	return paths, nil
+}

@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package main
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/fogsched/fogsched/test/kind"
+)
+
+func TestParseLDD(t *testing.T) {
+	tests := map[string]struct {
+		in      string
+		want    []string
+		wantErr string
+	}{
+		"a dynamic program": {
+			in: "\tlinux-vdso.so.1 (0x00007ffe)\n\tlibm.so.6 => /lib/x86_64-linux-gnu/libm.so.6 (0x00007f01)\n" +
+				"\t/lib64/ld-linux-x86-64.so.2 (0x00007f02)\n",
+			want: []string{"/lib/x86_64-linux-gnu/libm.so.6", "/lib64/ld-linux-x86-64.so.2"},
+		},
+		"a static program":     {in: "\tnot a dynamic executable\n"},
+		"a static PIE":         {in: "\tstatically linked\n"},
+		"a library is missing": {in: "\tlibjemalloc.so.2 => not found\n", wantErr: "libjemalloc.so.2"},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			got, err := parseLDD(tt.in)
+			if (err == nil) != (tt.wantErr == "") || err != nil && !strings.Contains(err.Error(), tt.wantErr) {
+				t.Fatalf("error %v, want %q", err, tt.wantErr)
+			}
+			if diff := cmp.Diff(tt.want, got); diff != "" {
+				t.Errorf("paths (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func testPlaces(workers int) []place {
+	nodes := []kind.Node{{Name: "control-plane", ControlPlane: true}}
+	for i := range workers {
+		nodes = append(nodes, kind.Node{Name: fmt.Sprintf("worker%d", i+1)})
+	}
+	return geography(nodes)
+}
+
+func TestGeography(t *testing.T) {
+	var got []string
+	for _, p := range testPlaces(8) {
+		got = append(got, fmt.Sprintf("%s %s %t", p.node.Name, p.site, p.entry))
+	}
+	want := []string{
+		"control-plane gateway false", "worker1 gateway true", "worker2 gateway true", "worker3 north true", "worker4 north false",
+		"worker5 south false", "worker6 south false", "worker7 gateway false", "worker8 north false",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("nodes, sites, entries (-want +got):\n%s", diff)
+	}
+}
+
+func TestDistances(t *testing.T) {
+	places := testPlaces(5)
+	site := map[string]string{}
+	for _, p := range places {
+		site[p.node.Name] = p.site
+	}
+	all := links(places)
+	if want := len(places) * (len(places) - 1); len(all) != want {
+		t.Fatalf("%d directions, want %d", len(all), want)
+	}
+	far := map[string][]time.Duration{}
+	for _, l := range all {
+		if l.Jitter <= 0 || l.Jitter > 500*time.Microsecond {
+			t.Errorf("%s → %s: jitter %s", l.From, l.To, l.Jitter)
+		}
+		a, b := site[l.From], site[l.To]
+		if a == b {
+			if l.RTT < time.Millisecond || l.RTT > 4*time.Millisecond {
+				t.Errorf("%s → %s, within a site: %s", l.From, l.To, l.RTT)
+			}
+			continue
+		}
+		if l.RTT < 14*time.Millisecond || l.RTT > 60*time.Millisecond {
+			t.Errorf("%s → %s, between sites: %s", l.From, l.To, l.RTT)
+		}
+		key := a + "–" + b
+		if a > b {
+			key = b + "–" + a
+		}
+		far[key] = append(far[key], l.RTT)
+	}
+	if len(far) != 3 {
+		t.Fatalf("pairs of sites: %v", far)
+	}
+	// Each pair of sites has distances of its own, which none of another pair comes near to.
+	for k, v := range far {
+		for k2, v2 := range far {
+			if k < k2 && slices.Min(v) <= slices.Max(v2) && slices.Min(v2) <= slices.Max(v) {
+				t.Errorf("the distances of %s (%v) and %s (%v) overlap", k, v, k2, v2)
+			}
+		}
+	}
+}
