@@ -83,7 +83,7 @@ type Agent struct {
 	mesh      *probe.Mesh
 	peers     watchPeers
 	interest  cache.ListerWatcher // nil where nobody says what matters
-	publisher *publisher          // nil without an API server
+	publisher *Publisher          // nil without an API server
 	reflects  atomic.Bool
 	cluster   atomic.Pointer[cluster]
 }
@@ -317,15 +317,15 @@ func (a *Agent) connect(m *metrics) error {
 	if opts.Interest.Name != "" {
 		a.interest = kube.configMap(opts.Interest)
 	}
-	a.publisher = newPublisher(publisherConfig{
-		node:     opts.NodeName,
-		endpoint: a.endpoint.String(),
-		objects:  api.NodeLatencies(),
-		nodeUID:  func(ctx context.Context) (types.UID, error) { return kube.nodeUID(ctx, opts.NodeName) },
-		measured: func() v1alpha1.NodeLatencyStatus { return Status(a.mesh.Picture()) },
-		pace:     a.pace,
-		count:    m.countPublish,
-		log:      log,
+	a.publisher = NewPublisher(PublisherConfig{
+		Node:     opts.NodeName,
+		Endpoint: a.endpoint.String(),
+		Objects:  api.NodeLatencies(),
+		NodeUID:  func(ctx context.Context) (types.UID, error) { return kube.nodeUID(ctx, opts.NodeName) },
+		Measured: func() v1alpha1.NodeLatencyStatus { return Status(a.mesh.Picture()) },
+		Pace:     a.pace,
+		Count:    m.countPublish,
+		Log:      log,
 	})
 	return nil
 }
@@ -361,7 +361,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	if a.publisher != nil {
 		group.Go(func() error {
-			a.publisher.run(ctx)
+			a.publisher.Run(ctx)
 			return nil
 		})
 	}

@@ -66,17 +66,37 @@ var (
 	errNoNode = errors.New("there is no Node of this name")
 )
 
-// publisherConfig configures a publisher; all fields are needed.
-type publisherConfig struct {
-	node     string
-	endpoint string
-	objects  *client.NodeMeasurements
-	nodeUID  func(context.Context) (types.UID, error)
-	measured func() v1alpha1.NodeLatencyStatus
-	// pace is asked at every tick, since it depends on the number of nodes.
-	pace  func() Pace
-	count func(Published)
-	log   *slog.Logger
+// Cause says why a report was written.
+type Cause string
+
+// Why a report is written.
+const (
+	// CauseFirst: there was none of this process before.
+	CauseFirst Cause = "first"
+	// CauseAge: the last one is as old as Pace.MaxAge allows.
+	CauseAge Cause = "age"
+	// CauseSmall and CauseLarge: something changed, see Pace.
+	CauseSmall Cause = "small change"
+	CauseLarge Cause = "large change"
+)
+
+// PublisherConfig configures a Publisher; all fields are needed.
+type PublisherConfig struct {
+	// Node is the name of the node: that of its Node, and of its NodeLatency.
+	Node string
+	// Endpoint is the address and port at which other nodes reach the reflector.
+	Endpoint string
+	// Objects are the NodeLatency objects.
+	Objects *client.NodeMeasurements
+	// NodeUID returns the UID of the Node.
+	NodeUID func(context.Context) (types.UID, error)
+	// Measured returns what is to be published, as Status makes it.
+	Measured func() v1alpha1.NodeLatencyStatus
+	// Pace is asked at every tick, since it depends on the number of nodes.
+	Pace func() Pace
+	// Count takes what became of every attempt.
+	Count func(Published)
+	Log   *slog.Logger
 }
 
 // Pace is how often a prober writes.
@@ -125,13 +145,13 @@ func (p Pace) or(minGap, maxAge time.Duration) Pace {
 	return p
 }
 
-// publisher keeps one NodeLatency object as it should be.
-type publisher struct {
-	publisherConfig
+// Publisher keeps one NodeLatency object as it should be.
+type Publisher struct {
+	cfg       PublisherConfig
 	beat      atomic.Int64 // Unix nanoseconds
 	published atomic.Bool
 
-	// What follows belongs to the goroutine of run.
+	// What follows belongs to the goroutine of Run.
 	object    *v1alpha1.NodeLatency // as the server last returned it; nil when that is not known
 	checkedAt time.Time
 	last      *v1alpha1.NodeLatencyStatus // as it was last written; nil before
@@ -143,18 +163,19 @@ type publisher struct {
 	problem error // why the last attempt failed
 }
 
-func newPublisher(cfg publisherConfig) *publisher {
-	p := &publisher{publisherConfig: cfg}
+// NewPublisher returns a publisher that has written nothing yet.
+func NewPublisher(cfg PublisherConfig) *Publisher {
+	p := &Publisher{cfg: cfg}
 	p.beat.Store(time.Now().UnixNano())
 	return p
 }
 
-// run publishes until ctx ends.
-func (p *publisher) run(ctx context.Context) {
-	ticker := time.NewTicker(min(p.pace().MinGap, tickInterval))
+// Run publishes until ctx ends.
+func (p *Publisher) Run(ctx context.Context) {
+	ticker := time.NewTicker(min(p.cfg.Pace().MinGap, tickInterval))
 	defer ticker.Stop()
 	for {
-		p.tick(ctx, time.Now())
+		p.Tick(ctx, time.Now())
 		select {
 		case <-ctx.Done():
 			return
@@ -164,10 +185,10 @@ func (p *publisher) run(ctx context.Context) {
 }
 
 // lastBeat returns when the publisher last looked what to do.
-func (p *publisher) lastBeat() time.Time { return time.Unix(0, p.beat.Load()) }
+func (p *Publisher) lastBeat() time.Time { return time.Unix(0, p.beat.Load()) }
 
 // ready returns nil once the node's object was written, and else why it was not.
-func (p *publisher) ready() error {
+func (p *Publisher) ready() error {
 	if p.published.Load() {
 		return nil
 	}
@@ -179,31 +200,27 @@ func (p *publisher) ready() error {
 	return errors.New("nothing was published yet")
 }
 
-func (p *publisher) tick(ctx context.Context, now time.Time) {
+// Tick looks what to do at a time, and returns why it wrote; "" where it did not. A simulation with a clock of its own calls it in place
+// of Run.
+func (p *Publisher) Tick(ctx context.Context, now time.Time) Cause {
 	p.beat.Store(now.UnixNano())
 	if now.Before(p.retryAt) {
-		return
+		return ""
 	}
-	pace := p.pace()
+	pace := p.cfg.Pace()
 	since := now.Sub(p.lastAt)
 	if p.last != nil && since < pace.MinGap {
-		return
+		return ""
 	}
-	status := p.measured()
+	status := p.cfg.Measured()
 	status.RefreshInterval = &metav1.Duration{Duration: pace.MaxAge.Round(time.Second)}
-	if p.last != nil && since < pace.MaxAge {
-		switch changed(p.last, &status) {
-		case unchanged:
-			return
-		case changedSlightly:
-			if since < pace.SmallGap {
-				return
-			}
-		}
+	cause := p.cause(&status, since, pace)
+	if cause == "" {
+		return ""
 	}
 	err := p.publish(ctx, now, status)
 	if ctx.Err() != nil {
-		return
+		return ""
 	}
 	p.note(err)
 	if err != nil {
@@ -211,14 +228,32 @@ func (p *publisher) tick(ctx context.Context, now time.Time) {
 		wait := min(lastRetry, firstRetry<<min(p.failures-1, 10))
 		// Spread by a fifth, so that the nodes do not return together to a server that was down.
 		p.retryAt = now.Add(wait + time.Duration(rand.Int64N(int64(wait)/5)))
-		return
+		return ""
 	}
 	p.failures = 0
 	p.last, p.lastAt = &status, now
+	return cause
+}
+
+// cause returns why a status is to be written, so long after the last one; "" where it is not.
+func (p *Publisher) cause(status *v1alpha1.NodeLatencyStatus, since time.Duration, pace Pace) Cause {
+	if p.last == nil {
+		return CauseFirst
+	}
+	switch by := changed(p.last, status); {
+	case by == changedMuch:
+		return CauseLarge
+	case since >= pace.MaxAge:
+		return CauseAge
+	case by == changedSlightly && since >= pace.SmallGap:
+		return CauseSmall
+	default:
+		return ""
+	}
 }
 
 // note counts the end of an attempt, and logs when it differs from the one before.
-func (p *publisher) note(err error) {
+func (p *Publisher) note(err error) {
 	result := PublishedOK
 	switch {
 	case errors.Is(err, errNoCRD):
@@ -228,31 +263,31 @@ func (p *publisher) note(err error) {
 	case err != nil:
 		result = PublishedError
 	}
-	p.count(result)
+	p.cfg.Count(result)
 	p.mu.Lock()
 	before := p.problem
 	p.problem = err
 	p.mu.Unlock()
 	switch {
 	case err == nil && !p.published.Swap(true):
-		p.log.Info("Published", "nodeLatency", p.node, "endpoint", p.endpoint)
+		p.cfg.Log.Info("Published", "nodeLatency", p.cfg.Node, "endpoint", p.cfg.Endpoint)
 	case err == nil && before != nil:
-		p.log.Info("Publishing works again", "nodeLatency", p.node)
+		p.cfg.Log.Info("Publishing works again", "nodeLatency", p.cfg.Node)
 	case err != nil && (before == nil || before.Error() != err.Error()):
-		p.log.Warn("Cannot publish, and will try again", "nodeLatency", p.node, "err", err)
+		p.cfg.Log.Warn("Cannot publish, and will try again", "nodeLatency", p.cfg.Node, "err", err)
 	}
 }
 
 // publish writes the object. What it finds in its way of conflicts and deletions it sets right and tries again, twice.
-func (p *publisher) publish(ctx context.Context, now time.Time, status v1alpha1.NodeLatencyStatus) error {
+func (p *Publisher) publish(ctx context.Context, now time.Time, status v1alpha1.NodeLatencyStatus) error {
 	var err error
 	for range 3 {
 		err = p.attempt(ctx, now, status)
 		switch {
 		case apierrors.IsConflict(err), apierrors.IsAlreadyExists(err):
-			p.count(PublishedConflict)
+			p.cfg.Count(PublishedConflict)
 		case apierrors.IsNotFound(err):
-			p.count(PublishedGone)
+			p.cfg.Count(PublishedGone)
 		default:
 			if err != nil {
 				p.object = nil
@@ -264,7 +299,7 @@ func (p *publisher) publish(ctx context.Context, now time.Time, status v1alpha1.
 	return err
 }
 
-func (p *publisher) attempt(ctx context.Context, now time.Time, status v1alpha1.NodeLatencyStatus) error {
+func (p *Publisher) attempt(ctx context.Context, now time.Time, status v1alpha1.NodeLatencyStatus) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	if p.object == nil || now.Sub(p.checkedAt) >= recheck {
@@ -280,7 +315,7 @@ func (p *publisher) attempt(ctx context.Context, now time.Time, status v1alpha1.
 	}
 	object := p.object.DeepCopy()
 	object.Status = status
-	object, err := p.objects.UpdateStatus(ctx, object, metav1.UpdateOptions{})
+	object, err := p.cfg.Objects.UpdateStatus(ctx, object, metav1.UpdateOptions{})
 	if err != nil {
 		return fmt.Errorf("writing the status: %w", err)
 	}
@@ -289,21 +324,21 @@ func (p *publisher) attempt(ctx context.Context, now time.Time, status v1alpha1.
 }
 
 // ensure makes the object exist, with the right owner and endpoint, and returns it as the server has it.
-func (p *publisher) ensure(ctx context.Context) (*v1alpha1.NodeLatency, error) {
-	uid, err := p.nodeUID(ctx)
+func (p *Publisher) ensure(ctx context.Context) (*v1alpha1.NodeLatency, error) {
+	uid, err := p.cfg.NodeUID(ctx)
 	if apierrors.IsNotFound(err) {
 		return nil, errNoNode // and not err: it is not the object that is gone
 	}
 	if err != nil {
 		return nil, fmt.Errorf("reading the Node: %w", err)
 	}
-	owners := []metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: p.node, UID: uid}}
+	owners := []metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: p.cfg.Node, UID: uid}}
 
-	object, err := p.objects.Get(ctx, p.node, metav1.GetOptions{})
+	object, err := p.cfg.Objects.Get(ctx, p.cfg.Node, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
-		object, err = p.objects.Create(ctx, &v1alpha1.NodeLatency{
-			ObjectMeta: metav1.ObjectMeta{Name: p.node, OwnerReferences: owners},
-			Spec:       v1alpha1.NodeLatencySpec{Endpoint: p.endpoint},
+		object, err = p.cfg.Objects.Create(ctx, &v1alpha1.NodeLatency{
+			ObjectMeta: metav1.ObjectMeta{Name: p.cfg.Node, OwnerReferences: owners},
+			Spec:       v1alpha1.NodeLatencySpec{Endpoint: p.cfg.Endpoint},
 		}, metav1.CreateOptions{})
 		if apierrors.IsNotFound(err) {
 			return nil, errNoCRD // what is created cannot be missing, so its kind is
@@ -315,17 +350,17 @@ func (p *publisher) ensure(ctx context.Context) (*v1alpha1.NodeLatency, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the object: %w", err)
 	}
-	right := object.Spec.Endpoint == p.endpoint && slices.EqualFunc(object.OwnerReferences, owners, sameOwner)
+	right := object.Spec.Endpoint == p.cfg.Endpoint && slices.EqualFunc(object.OwnerReferences, owners, sameOwner)
 	if right && len(object.ManagedFields) == 0 {
 		return object, nil
 	}
 	object = object.DeepCopy()
-	object.Spec.Endpoint = p.endpoint
+	object.Spec.Endpoint = p.cfg.Endpoint
 	object.OwnerReferences = owners
 	// One empty entry tells the server to stop tracking who owns which field. With one writer that is of no use, and for a
 	// list of peers it takes more room than the list.
 	object.ManagedFields = []metav1.ManagedFieldsEntry{{}}
-	object, err = p.objects.Update(ctx, object, metav1.UpdateOptions{})
+	object, err = p.cfg.Objects.Update(ctx, object, metav1.UpdateOptions{})
 	if err != nil {
 		return nil, fmt.Errorf("mending the object: %w", err)
 	}

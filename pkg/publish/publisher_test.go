@@ -20,7 +20,7 @@ import (
 
 // bench is a publisher whose clock and measurements the test sets.
 type bench struct {
-	*publisher
+	*Publisher
 	t       *testing.T
 	api     *fakeAPI
 	now     time.Time
@@ -41,19 +41,19 @@ func newBench(t *testing.T, nodes ...string) *bench {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.publisher = newPublisher(publisherConfig{
-		node: "edge-01", endpoint: "10.0.0.1:8620", objects: objects.NodeLatencies(),
-		nodeUID: func(ctx context.Context) (types.UID, error) { return kube.nodeUID(ctx, "edge-01") },
-		measured: func() v1alpha1.NodeLatencyStatus {
+	b.Publisher = NewPublisher(PublisherConfig{
+		Node: "edge-01", Endpoint: "10.0.0.1:8620", Objects: objects.NodeLatencies(),
+		NodeUID: func(ctx context.Context) (types.UID, error) { return kube.nodeUID(ctx, "edge-01") },
+		Measured: func() v1alpha1.NodeLatencyStatus {
 			m := v1alpha1.Measurement{Lost: 20}
 			if b.rtt > 0 {
 				m = v1alpha1.Measurement{Typical: duration(b.rtt), Tail: duration(b.rtt), Samples: 20, At: &metav1.Time{Time: b.now}}
 			}
 			return v1alpha1.NodeLatencyStatus{Peers: []v1alpha1.PeerLatency{{Node: "edge-02", Measurement: m}}}
 		},
-		pace:  func() Pace { return b.paced },
-		count: func(r Published) { b.results = append(b.results, r) },
-		log:   slog.New(slog.NewTextHandler(&b.logged, nil)),
+		Pace:  func() Pace { return b.paced },
+		Count: func(r Published) { b.results = append(b.results, r) },
+		Log:   slog.New(slog.NewTextHandler(&b.logged, nil)),
 	})
 	return b
 }
@@ -63,7 +63,7 @@ func (b *bench) after(d time.Duration) []Published {
 	b.t.Helper()
 	b.now = b.now.Add(d)
 	b.results = nil
-	b.tick(b.t.Context(), b.now)
+	b.Tick(b.t.Context(), b.now)
 	return b.results
 }
 
@@ -215,8 +215,8 @@ func TestPublishFindsAnObjectOfEarlier(t *testing.T) {
 			Status:     v1alpha1.NodeLatencyStatus{Peers: []v1alpha1.PeerLatency{{Node: "edge-02", Measurement: v1alpha1.Measurement{Typical: duration(7 * msec)}}}},
 		}, "ADDED")
 	})
-	measured := b.measured
-	b.measured = func() v1alpha1.NodeLatencyStatus { return v1alpha1.NodeLatencyStatus{} }
+	measured := b.cfg.Measured
+	b.cfg.Measured = func() v1alpha1.NodeLatencyStatus { return v1alpha1.NodeLatencyStatus{} }
 	b.want("before anything was measured", b.after(0), PublishedOK)
 	o := b.api.object("edge-01")
 	if diff := cmp.Diff(wantOwners, o.OwnerReferences); diff != "" || o.Spec.Endpoint != "10.0.0.1:8620" {
@@ -225,7 +225,7 @@ func TestPublishFindsAnObjectOfEarlier(t *testing.T) {
 	if got := b.publishedRTT(); got != 7*msec {
 		t.Errorf("what was published earlier became %v", got)
 	}
-	b.measured = measured
+	b.cfg.Measured = measured
 	b.want("afterwards", b.after(time.Second), PublishedOK)
 	if got := b.publishedRTT(); got != 10*msec {
 		t.Errorf("published %v", got)
