@@ -16,6 +16,8 @@ import (
 // from a broken clock or a broken query.
 const MaxRTT = 60 * time.Second
 
+const maxMicros = float32(MaxRTT / time.Microsecond)
+
 // RTT is the round-trip time between two nodes, or unknown. The zero value is unknown. A known RTT lies in
 // (0, MaxRTT]; it is kept as float32 microseconds, which resolves 1 µs up to 16 s and 4 µs at MaxRTT.
 type RTT struct {

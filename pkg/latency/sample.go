@@ -9,7 +9,8 @@ import (
 // Reason says why a sample was rejected. The empty Reason means that it was not.
 type Reason string
 
-// The reasons; each is the value of the label "reason" of fogsched_store_samples_rejected_total.
+// The reasons; each is the value of the label "reason" of fogsched_store_samples_rejected_total, or of
+// fogsched_store_coordinates_rejected_total.
 const (
 	ReasonNotPositive Reason = "not_positive" // 0 or below: how failed probes and failed queries like to look
 	ReasonNaN         Reason = "nan"
@@ -20,19 +21,48 @@ const (
 	ReasonFailed      Reason = "failed"    // its own source says that the probe failed
 	ReasonNoTime      Reason = "no_time"   // without a time nobody can tell its age
 	ReasonSelf        Reason = "self"      // a node's distance to itself is a control value, not a distance
+
+	// The reasons that need the other nodes' word.
+	ReasonStarved         Reason = "starved"           // the node says that it was too short of CPU to measure
+	ReasonLost            Reason = "lost"              // the other side lost every probe since
+	ReasonFasterThanLight Reason = "faster_than_light" // below what light in fibre takes between the two positions
+	ReasonImplausible     Reason = "implausible"       // others' measurements of both ends rule it out
+	ReasonDistrusted      Reason = "distrusted"        // the node disagrees with most of its peers
+
+	// ReasonInaccurate is of coordinates alone.
+	ReasonInaccurate Reason = "inaccurate" // an error above what an estimate may have
 )
 
 // Reasons lists every reason, for metrics that start at 0.
 func Reasons() []Reason {
 	return []Reason{
 		ReasonNotPositive, ReasonNaN, ReasonInfinite, ReasonTooLarge, ReasonFuture, ReasonExpired, ReasonFailed,
-		ReasonNoTime, ReasonSelf,
+		ReasonNoTime, ReasonSelf, ReasonStarved, ReasonLost, ReasonFasterThanLight, ReasonImplausible, ReasonDistrusted,
+	}
+}
+
+// CoordinateReasons lists every reason for which a coordinate is not used, for metrics that start at 0.
+func CoordinateReasons() []Reason {
+	return []Reason{
+		ReasonNotPositive, ReasonNaN, ReasonInfinite, ReasonTooLarge, ReasonStarved, ReasonDistrusted, ReasonInaccurate,
 	}
 }
 
 // MaxClockSkew is how far ahead of ours another node's clock may be, 1 min: small boards without a battery clock drift.
 // A sample from within it counts as taken now.
 const MaxClockSkew = time.Minute
+
+// Report is what one node says at a time. It stands in the place of what it said before; the zero value withdraws that.
+type Report struct {
+	Samples []Sample
+	// Coordinate is the node's own; nil where it has none.
+	Coordinate *NetworkCoordinate
+	// Starved is the node's own word that it was too short of CPU to measure: its samples leave their pairs unknown, and its
+	// coordinate is not used.
+	Starved bool
+	// Refresh is the time within which the node reports again, however little changed; 0 where it does not say.
+	Refresh time.Duration
+}
 
 // Sample is what a source reports of the pair From → To, unchecked.
 type Sample struct {
@@ -43,7 +73,9 @@ type Sample struct {
 	At time.Time
 	// Count and Lost are the answered and the unanswered probes behind the numbers; 0 where the source does not say.
 	Count, Lost int32
-	// Failed is the source's own word that there is no RTT, whatever the numbers are.
+	// Failed is the source's own word that there is no RTT, whatever the numbers are, because every recent probe was lost. It is
+	// not the same as no sample: where nobody else measures the pair it is unknown, and no estimate takes its place. At is when
+	// that was seen; zero stands for now.
 	Failed bool
 }
 
@@ -80,6 +112,8 @@ type Estimate struct {
 	At          time.Time
 	Count, Lost int32
 	Provenance  Provenance
+	// Error is the relative error to be expected of an estimate from coordinates, above 0; 0 where that is not how it was got.
+	Error float32
 }
 
 // RTT returns the given statistic.

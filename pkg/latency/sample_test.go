@@ -98,8 +98,8 @@ func TestReasonsAreAllListed(t *testing.T) {
 		}
 		seen[r] = true
 	}
-	if len(seen) != 9 {
-		t.Errorf("Reasons() has %d, want 9", len(seen))
+	if len(seen) != 14 {
+		t.Errorf("Reasons() has %d, want 14", len(seen))
 	}
 }
 

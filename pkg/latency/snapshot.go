@@ -19,12 +19,6 @@ var local = Estimate{
 	Provenance: Local,
 }
 
-// Edge is a measured estimate towards the node with number To.
-type Edge struct {
-	To int32
-	Estimate
-}
-
 // ZoneTable has the RTT between zones, for pairs of nodes that nobody measured.
 type ZoneTable struct {
 	// Of is each node's zone, by node number; negative: the node has none.
@@ -39,21 +33,6 @@ func (z *ZoneTable) estimate(from, to int32) Estimate {
 		return Estimate{}
 	}
 	return z.Between(z.Of[from], z.Of[to])
-}
-
-// edge is an Edge without padding, 24 bytes. At is in Unix milliseconds.
-type edge struct {
-	at            int64
-	to            int32
-	typical, tail RTT
-	count, lost   uint16
-}
-
-func (e edge) estimate(p Provenance) Estimate {
-	return Estimate{
-		Typical: e.typical, Tail: e.tail, At: time.UnixMilli(e.at),
-		Count: int32(e.count), Lost: int32(e.lost), Provenance: p,
-	}
 }
 
 // incoming is an edge seen from its target.
@@ -80,76 +59,115 @@ type Row struct {
 	used atomic.Bool
 }
 
+// Picture is what a snapshot is made of. Nothing in it may be changed afterwards.
+type Picture struct {
+	Built time.Time
+	// Names are the nodes' names, numbered in this order.
+	Names []string
+	// Index has the numbers by name; made where it is nil.
+	Index map[string]int32
+	// Edges are what each node says, by its number: in ascending order of To, one a target, none to itself.
+	Edges [][]Edge
+	// Coordinates are the nodes' own, by number, all of which passed Check; where Error is 0 a node has none. The slice may be nil.
+	Coordinates []NetworkCoordinate
+	// Zones may be nil.
+	Zones *ZoneTable
+}
+
 // Snapshot is the immutable picture of all pairs that a scheduling cycle reads. It keeps the measured pairs sparse and
 // builds rows when they are first asked for; there is no N² memory. It is safe for concurrent use without locks.
 type Snapshot struct {
-	built time.Time
-	names []string
-	index map[string]int32
-	out   [][]edge
-	in    [][]incoming
-	zones *ZoneTable
-	rows  [numStatistics][numDirections][]atomic.Pointer[Row]
+	built       time.Time
+	names       []string
+	index       map[string]int32
+	out         [][]Edge
+	in          [][]incoming
+	coordinates []NetworkCoordinate
+	zones       *ZoneTable
+	rows        [numStatistics][numDirections][]atomic.Pointer[Row]
 	// unknown is the row of a target that is no node of the snapshot.
 	unknown atomic.Pointer[Row]
 
-	measured int // ordered pairs
+	measured int // unordered pairs
 }
 
-// NewSnapshot makes a snapshot of the nodes with the given names, numbered in that order. edges[i] are the measurements
-// that node i took; where two have the same To the newer one counts. zones may be nil. The arguments belong to the
-// snapshot afterwards.
-func NewSnapshot(built time.Time, names []string, edges [][]Edge, zones *ZoneTable) *Snapshot {
-	n := len(names)
+// NewSnapshot makes a snapshot that believes all of a picture.
+func NewSnapshot(p *Picture) *Snapshot { return newSnapshot(p, incomingOf(p.Edges)) }
+
+func newSnapshot(p *Picture, in [][]incoming) *Snapshot {
+	n := len(p.Names)
 	s := &Snapshot{
-		built: built,
-		names: names,
-		index: make(map[string]int32, n),
-		out:   make([][]edge, n),
-		in:    make([][]incoming, n),
-		zones: zones,
+		built: p.Built, names: p.Names, index: p.Index, out: p.Edges, in: in, coordinates: p.Coordinates, zones: p.Zones,
 	}
-	for i, name := range names {
-		s.index[name] = int32(i)
+	if s.index == nil {
+		s.index = make(map[string]int32, n)
+		for i, name := range p.Names {
+			s.index[name] = int32(i)
+		}
 	}
 	for st := range s.rows {
 		for d := range s.rows[st] {
 			s.rows[st][d] = make([]atomic.Pointer[Row], n)
 		}
 	}
-	incomingCount := make([]int32, n)
-	for i := range edges {
-		es := edges[i]
-		slices.SortFunc(es, func(a, b Edge) int {
-			return cmp.Or(cmp.Compare(a.To, b.To), b.At.Compare(a.At))
-		})
-		out := make([]edge, 0, len(es))
-		for _, e := range es {
-			if e.To == int32(i) || !e.Typical.Known() || len(out) > 0 && out[len(out)-1].to == e.To {
-				continue
+	for i := range int32(n) {
+		s.pairs(i, func(other int32, own, others *Edge) {
+			if (own != nil && own.Measured()) || (others != nil && others.Measured()) {
+				if other > i {
+					s.measured++
+				}
 			}
-			out = append(out, edge{
-				at: e.At.UnixMilli(), to: e.To, typical: e.Typical, tail: e.Tail,
-				count: clamp16(e.Count), lost: clamp16(e.Lost),
-			})
-			incomingCount[e.To]++
-		}
-		s.out[i] = out
-		s.measured += len(out)
-	}
-	backing := make([]incoming, s.measured)
-	for i, c := range incomingCount {
-		s.in[i], backing = backing[:0:c], backing[c:]
-	}
-	for i, out := range s.out {
-		for p, e := range out {
-			s.in[e.to] = append(s.in[e.to], incoming{from: int32(i), position: int32(p)})
-		}
+		})
 	}
 	return s
 }
 
-func clamp16(n int32) uint16 { return uint16(max(0, min(n, 1<<16-1))) }
+// incomingOf turns edges round: for each node the edges that lead to it, by the number of who took them.
+func incomingOf(out [][]Edge) [][]incoming {
+	counts := make([]int32, len(out))
+	total := 0
+	for i := range out {
+		for j := range out[i] {
+			counts[out[i][j].To]++
+		}
+		total += len(out[i])
+	}
+	in := make([][]incoming, len(out))
+	backing := make([]incoming, total)
+	for i, c := range counts {
+		in[i], backing = backing[:0:c], backing[c:]
+	}
+	for i := range out {
+		for p := range out[i] {
+			to := out[i][p].To
+			in[to] = append(in[to], incoming{from: int32(i), position: int32(p)})
+		}
+	}
+	return in
+}
+
+// pairs calls f for every node of which a node says something or that says something of it, in the order of their numbers: own is
+// the node's edge to it, others its edge to the node; at least one is not nil.
+func (s *Snapshot) pairs(node int32, f func(other int32, own, others *Edge)) {
+	eachPair(s.out, s.in, node, f)
+}
+
+func eachPair(out [][]Edge, in [][]incoming, node int32, f func(other int32, own, others *Edge)) {
+	own, others := out[node], in[node]
+	for i, j := 0, 0; i < len(own) || j < len(others); {
+		switch {
+		case j == len(others) || i < len(own) && own[i].To < others[j].from:
+			f(own[i].To, &own[i], nil)
+			i++
+		case i == len(own) || others[j].from < own[i].To:
+			f(others[j].from, nil, &out[others[j].from][others[j].position])
+			j++
+		default:
+			f(own[i].To, &own[i], &out[others[j].from][others[j].position])
+			i, j = i+1, j+1
+		}
+	}
+}
 
 // Built returns when the snapshot was made.
 func (s *Snapshot) Built() time.Time { return s.built }
@@ -179,29 +197,25 @@ func (s *Snapshot) Index(name string) (n int32, ok bool) {
 }
 
 // Coverage returns the number of unordered pairs of different nodes, and how many of them at least one side measured.
-func (s *Snapshot) Coverage() (measured, pairs int) {
-	for i, out := range s.out {
-		for _, e := range out {
-			if int32(i) < e.to {
-				measured++
-			} else if _, both := s.find(e.to, int32(i)); !both {
-				measured++
-			}
-		}
-	}
-	return measured, s.Len() * (s.Len() - 1) / 2
-}
+func (s *Snapshot) Coverage() (measured, pairs int) { return s.measured, s.Len() * (s.Len() - 1) / 2 }
 
 // MeasuredBy returns how many nodes the node measured.
-func (s *Snapshot) MeasuredBy(n int32) int { return len(s.out[n]) }
-
-func (s *Snapshot) find(from, to int32) (edge, bool) {
-	out := s.out[from]
-	i, ok := slices.BinarySearchFunc(out, to, func(e edge, to int32) int { return cmp.Compare(e.to, to) })
-	if !ok {
-		return edge{}, false
+func (s *Snapshot) MeasuredBy(n int32) (count int) {
+	for i := range s.out[n] {
+		if s.out[n][i].Measured() {
+			count++
+		}
 	}
-	return out[i], true
+	return count
+}
+
+func (s *Snapshot) find(from, to int32) *Edge {
+	out := s.out[from]
+	i, ok := slices.BinarySearchFunc(out, to, func(e Edge, to int32) int { return cmp.Compare(e.To, to) })
+	if !ok {
+		return nil
+	}
+	return &out[i]
 }
 
 // Estimate returns what is known of the RTT from the caller to the callee: the best provenance that there is.
@@ -209,13 +223,26 @@ func (s *Snapshot) Estimate(caller, callee int32) Estimate {
 	if caller == callee {
 		return local
 	}
-	if e, ok := s.find(caller, callee); ok {
-		return e.estimate(Measured)
+	if e, ok := merge(s.find(caller, callee), s.find(callee, caller)); ok {
+		return e
 	}
-	if e, ok := s.find(callee, caller); ok {
-		return e.estimate(Reverse)
+	if e := s.zones.estimate(caller, callee); e.Provenance != Unknown {
+		return e
 	}
-	return s.zones.estimate(caller, callee)
+	if a, b := s.coordinate(caller), s.coordinate(callee); a != nil && b != nil {
+		if rtt := a.RTT(b); rtt.Known() {
+			return Estimate{Typical: rtt, Provenance: Coordinate, Error: a.ErrorTo(b)}
+		}
+	}
+	return Estimate{}
+}
+
+// coordinate returns the coordinate of a node, nil where there is none to use.
+func (s *Snapshot) coordinate(n int32) *NetworkCoordinate {
+	if s.coordinates == nil || s.coordinates[n].Error == 0 {
+		return nil
+	}
+	return &s.coordinates[n]
 }
 
 // Row returns the row of a target. The first call for a target costs O(nodes), every further one a pointer load.
@@ -263,61 +290,67 @@ func (s *Snapshot) Warm(older *Snapshot) {
 	}
 }
 
+// buildRow answers for every node what Estimate would.
 func (s *Snapshot) buildRow(target int32, d Direction, st Statistic) *Row {
 	n := len(s.names)
 	r := &Row{RTT: make([]RTT, n), Provenance: make([]Provenance, n)}
-	if z := s.zones; z != nil && z.Of[target] >= 0 {
-		perZone := map[int32]Estimate{} // many nodes, few zones
-		for i := range n {
-			zone := z.Of[i]
-			if zone < 0 {
-				continue
-			}
-			e, ok := perZone[zone]
-			if !ok {
-				e = z.Between(zone, z.Of[target])
-				if d == FromTarget {
-					e = z.Between(z.Of[target], zone)
-				}
-				perZone[zone] = e
-			}
-			if e.RTT(st).Known() {
-				r.RTT[i], r.Provenance[i] = e.RTT(st), e.Provenance
-			}
+	s.fillFromZones(r, target, d, st)
+	s.fillFromCoordinates(r, target, st)
+	s.pairs(target, func(other int32, own, others *Edge) {
+		caller, callee := others, own
+		if d == FromTarget {
+			caller, callee = own, others
 		}
-	}
-	set := func(i int32, e edge, p Provenance) {
-		rtt := e.typical
-		if st == Tail {
-			rtt = e.tail
+		e, ok := merge(caller, callee)
+		if !ok {
+			return
 		}
-		// A measurement without a tail does not wipe out what else is known.
-		if rtt.Known() {
-			r.RTT[i], r.Provenance[i] = rtt, p
+		r.RTT[other], r.Provenance[other] = e.RTT(st), Unknown
+		if r.RTT[other].Known() {
+			r.Provenance[other] = e.Provenance
 		}
-	}
-	byTarget, byOthers := Reverse, Measured
-	if d == FromTarget {
-		byTarget, byOthers = Measured, Reverse
-	}
-	own := func() {
-		for _, e := range s.out[target] {
-			set(e.to, e, byTarget)
-		}
-	}
-	others := func() {
-		for _, in := range s.in[target] {
-			set(in.from, s.out[in.from][in.position], byOthers)
-		}
-	}
-	// The later one wins: what the caller measured.
-	if d == FromTarget {
-		others()
-		own()
-	} else {
-		own()
-		others()
-	}
+	})
 	r.RTT[target], r.Provenance[target] = local.RTT(st), Local
 	return r
+}
+
+func (s *Snapshot) fillFromZones(r *Row, target int32, d Direction, st Statistic) {
+	z := s.zones
+	if z == nil || z.Of[target] < 0 {
+		return
+	}
+	perZone := map[int32]Estimate{} // many nodes, few zones
+	for i, zone := range z.Of {
+		if zone < 0 {
+			continue
+		}
+		e, ok := perZone[zone]
+		if !ok {
+			e = z.Between(zone, z.Of[target])
+			if d == FromTarget {
+				e = z.Between(z.Of[target], zone)
+			}
+			perZone[zone] = e
+		}
+		if rtt := e.RTT(st); rtt.Known() {
+			r.RTT[i], r.Provenance[i] = rtt, e.Provenance
+		}
+	}
+}
+
+// fillFromCoordinates estimates what nothing better is known of. Coordinates follow the median; of the tail they say nothing.
+func (s *Snapshot) fillFromCoordinates(r *Row, target int32, st Statistic) {
+	c := s.coordinate(target)
+	if c == nil || st != Typical {
+		return
+	}
+	for i := range s.coordinates {
+		other := &s.coordinates[i]
+		if other.Error == 0 || r.Provenance[i] != Unknown {
+			continue
+		}
+		if rtt := c.RTT(other); rtt.Known() {
+			r.RTT[i], r.Provenance[i] = rtt, Coordinate
+		}
+	}
 }

@@ -3,13 +3,15 @@
 package latency
 
 import (
+	"cmp"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
+	gocmp "github.com/google/go-cmp/cmp"
 )
 
 func nodeNames(n int) []string {
@@ -21,7 +23,15 @@ func nodeNames(n int) []string {
 }
 
 func measuredEdge(to int32, ms float64) Edge {
-	return Edge{To: to, Estimate: Estimate{Typical: millis(ms), Tail: millis(2 * ms), At: now, Count: 10, Lost: 1, Provenance: Measured}}
+	return NewEdge(to, Estimate{Typical: millis(ms), Tail: millis(2 * ms), At: now, Count: 10, Lost: 1})
+}
+
+// snapshotOf believes all edges, which it puts into order.
+func snapshotOf(names []string, edges [][]Edge, z *ZoneTable) *Snapshot {
+	for _, es := range edges {
+		slices.SortFunc(es, func(a, b Edge) int { return cmp.Compare(a.To, b.To) })
+	}
+	return NewSnapshot(&Picture{Built: now, Names: names, Edges: edges, Zones: z})
 }
 
 // pairTable answers from estimates, those of zone a to zone b at a*zones+b.
@@ -40,7 +50,7 @@ func TestEstimate(t *testing.T) {
 	edges := make([][]Edge, 5)
 	edges[0] = []Edge{measuredEdge(1, 10), measuredEdge(3, 33)}
 	edges[1] = []Edge{measuredEdge(0, 11), measuredEdge(2, 12)}
-	s := NewSnapshot(now, nodeNames(5), edges, twoZones())
+	s := snapshotOf(nodeNames(5), edges, twoZones())
 
 	tests := map[string]struct {
 		from, to       int32
@@ -83,78 +93,84 @@ func TestEstimate(t *testing.T) {
 	}
 }
 
-func TestNewestOfDuplicateEdgesWins(t *testing.T) {
-	at := func(to int32, ms float64, age time.Duration) Edge {
-		e := measuredEdge(to, ms)
-		e.At = now.Add(-age)
-		return e
-	}
-	unknown := Edge{To: 1, Estimate: Estimate{At: now.Add(time.Hour), Provenance: Measured}}
-	orders := [][]Edge{
-		{at(1, 30, 3*time.Second), at(1, 10, time.Second), at(1, 20, 2*time.Second), unknown},
-		{unknown, at(1, 10, time.Second), at(1, 20, 2*time.Second), at(1, 30, 3*time.Second)},
-		{at(1, 20, 2*time.Second), at(2, 5, 0), at(1, 30, 3*time.Second), at(1, 10, time.Second)},
-	}
-	for i, es := range orders {
-		s := NewSnapshot(now, nodeNames(3), [][]Edge{es, nil, nil}, nil)
-		if got := s.Estimate(0, 1).Typical; got != millis(10) {
-			t.Errorf("order %d: the estimate is %s, want that of the newest, 10ms", i, got)
-		}
-		if want := 1 + i/2; s.MeasuredBy(0) != want {
-			t.Errorf("order %d: node 0 measured %d, want %d", i, s.MeasuredBy(0), want)
-		}
-	}
-}
-
-func TestEdgesThatSayNothingAreLeftOut(t *testing.T) {
-	s := NewSnapshot(now, nodeNames(2), [][]Edge{{
-		measuredEdge(0, 1), // to itself
-		{To: 1, Estimate: Estimate{At: now, Provenance: Measured}},
-	}, nil}, nil)
+func TestEdgesThatSayNothing(t *testing.T) {
+	s := snapshotOf(nodeNames(2), [][]Edge{{NewEdge(1, Estimate{At: now, Provenance: Measured})}, nil}, nil)
 	if got := s.Estimate(0, 1); got != (Estimate{}) {
 		t.Errorf("Estimate(0, 1) = %+v, want unknown", got)
 	}
 	if got := s.Estimate(0, 0); got.Provenance != Local {
 		t.Errorf("Estimate(0, 0) is %s, want local", got.Provenance)
 	}
-	if measured, _ := s.Coverage(); measured != 0 {
-		t.Errorf("%d pairs are measured, want 0", measured)
+	if measured, _ := s.Coverage(); measured != 0 || s.MeasuredBy(0) != 0 {
+		t.Errorf("%d pairs are measured, %d of them by node 0; want none", measured, s.MeasuredBy(0))
 	}
 }
 
-// randomSnapshot is a sparse graph, partly in zones whose table has holes.
+// randomSnapshot is a sparse graph with lost and blocked pairs, ends that disagree, absent tails, partly in zones whose table has
+// holes, partly with coordinates.
 func randomSnapshot(rng *rand.Rand, n int) *Snapshot {
 	edges := make([][]Edge, n)
 	for i := range edges {
-		for range rng.IntN(6) {
-			if to := int32(rng.IntN(n)); to != int32(i) {
-				e := measuredEdge(to, 0.1+200*rng.Float64())
-				e.At = now.Add(-time.Duration(rng.IntN(300)) * time.Second)
-				edges[i] = append(edges[i], e)
+		for to := range int32(n) {
+			if to == int32(i) || rng.IntN(n) >= 4 {
+				continue
+			}
+			at := now.Add(-time.Duration(rng.IntN(300)) * time.Second)
+			typical := 0.1 + 200*rng.Float64()
+			e := Estimate{Typical: millis(typical), At: at, Count: 10, Lost: 1}
+			if rng.IntN(3) > 0 {
+				e.Tail = millis(typical * (1 + 2*rng.Float64()))
+			}
+			switch rng.IntN(8) {
+			case 0:
+				edges[i] = append(edges[i], Lost(to, at, 3))
+			case 1:
+				edges[i] = append(edges[i], Blocked(to, at))
+			case 2:
+				edges[i] = append(edges[i], Edge{To: to})
+			default:
+				edges[i] = append(edges[i], NewEdge(to, e))
 			}
 		}
 	}
-	var z *ZoneTable
+	p := &Picture{Built: now, Names: nodeNames(n), Edges: edges}
 	if rng.IntN(4) > 0 {
 		const zones = 4
 		pairs := make([]Estimate, zones*zones)
-		z = pairTable(make([]int32, n), zones, pairs)
-		for i := range z.Of {
-			z.Of[i] = int32(rng.IntN(zones+1)) - 1
+		p.Zones = pairTable(make([]int32, n), zones, pairs)
+		for i := range p.Zones.Of {
+			p.Zones.Of[i] = int32(rng.IntN(zones+1)) - 1
 		}
 		for i := range pairs {
-			if rng.IntN(3) > 0 {
-				ms := 1 + 100*rng.Float64()
+			ms := 1 + 100*rng.Float64()
+			switch rng.IntN(4) {
+			case 0, 1:
 				pairs[i] = Estimate{Typical: millis(ms), Tail: millis(ms * 1.5), Provenance: Zone}
+			case 2:
+				pairs[i] = Estimate{Typical: millis(ms), Provenance: Zone}
 			}
 		}
 	}
-	return NewSnapshot(now, nodeNames(n), edges, z)
+	if rng.IntN(4) > 0 {
+		p.Coordinates = make([]NetworkCoordinate, n)
+		for i := range p.Coordinates {
+			if rng.IntN(3) == 0 {
+				continue
+			}
+			c := &p.Coordinates[i]
+			for k := range c.Vector {
+				c.Vector[k] = float32(rng.NormFloat64() * 5e4)
+			}
+			c.Height, c.Adjustment, c.Error = float32(rng.Float64()*1e3), float32(rng.NormFloat64()*5e4), 0.1
+		}
+	}
+	return NewSnapshot(p)
 }
 
 func TestRowsEqualEstimates(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))
 	known, unknown := 0, 0
+	provenances := map[Provenance]int{}
 	for round := range 60 {
 		n := 1 + rng.IntN(40)
 		s := randomSnapshot(rng, n)
@@ -171,6 +187,10 @@ func TestRowsEqualEstimates(t *testing.T) {
 							from, to = target, i
 						}
 						want := s.Estimate(from, to)
+						if !want.RTT(st).Known() { // of a statistic that is unknown, nothing says how it was got
+							want.Provenance = Unknown
+						}
+						provenances[want.Provenance]++
 						if row.RTT[i] != want.RTT(st) || row.Provenance[i] != want.Provenance {
 							t.Fatalf("round %d: row of %d, direction %d, statistic %d, node %d: %s (%s), want %s (%s)", round,
 								target, d, st, i, row.RTT[i], row.Provenance[i], want.RTT(st), want.Provenance)
@@ -192,23 +212,115 @@ func TestRowsEqualEstimates(t *testing.T) {
 	if known < 1000 || unknown < 1000 {
 		t.Errorf("the graphs were not mixed: %d known and %d unknown pairs", known, unknown)
 	}
+	for p := Unknown; p <= Local; p++ {
+		if provenances[p] < 100 {
+			t.Errorf("the graphs were not mixed: %d times %s", provenances[p], p)
+		}
+	}
 }
 
-func TestRowKeepsWhatElseIsKnownOfTheTail(t *testing.T) {
-	noTail := measuredEdge(1, 10)
-	noTail.Tail = RTT{}
-	s := NewSnapshot(now, nodeNames(3), [][]Edge{
-		{noTail},
-		{measuredEdge(0, 12)},
-		nil,
-	}, nil)
-	tail := s.Row(1, ToTarget, Tail)
-	if tail.RTT[0] != millis(24) || tail.Provenance[0] != Reverse {
-		t.Errorf("the tail 0 → 1 is %s (%s), want 24ms (reverse)", tail.RTT[0], tail.Provenance[0])
+// TestMerge has what the two ends of a pair say, the caller's word first: "10/20" is typical and tail in ms.
+func TestMerge(t *testing.T) {
+	edge := func(text string) *Edge {
+		switch text {
+		case "":
+			return nil
+		case "nothing":
+			return &Edge{To: 1}
+		case "lost":
+			e := Lost(1, now, 5)
+			return &e
+		case "blocked":
+			e := Blocked(1, now)
+			return &e
+		}
+		var typical, tail float64
+		if n, err := fmt.Sscanf(text, "%g/%g", &typical, &tail); n < 1 {
+			t.Fatalf("%q: %v", text, err)
+		}
+		e := NewEdge(1, Estimate{Typical: millis(typical), Tail: millis(tail), At: now})
+		return &e
 	}
-	typical := s.Row(1, ToTarget, Typical)
-	if typical.RTT[0] != millis(10) || typical.Provenance[0] != Measured {
-		t.Errorf("the median 0 → 1 is %s (%s), want 10ms (measured)", typical.RTT[0], typical.Provenance[0])
+	tests := map[string]struct{ caller, callee, want string }{
+		"nobody says anything":                                    {"", "", "open"},
+		"nothing is not a block":                                  {"nothing", "nothing", "open"},
+		"the caller's word alone":                                 {"10/20", "", "10ms 20ms measured"},
+		"the callee's word alone":                                 {"", "10/20", "10ms 20ms reverse"},
+		"within the noise each caller has its own":                {"10/20", "10.9/21", "10ms 20ms measured"},
+		"half a millisecond is noise, whatever the ratio":         {"0.1/0.2", "0.5/0.6", "100µs 200µs measured"},
+		"the worse of two that disagree: the caller's":            {"40/50", "1/2", "40ms 50ms measured"},
+		"the worse of two that disagree: the callee's":            {"1/2", "40/50", "40ms 50ms reverse"},
+		"tails that disagree alone: the worse":                    {"10/20", "10/90", "10ms 90ms measured"},
+		"the caller has no tail":                                  {"10", "12/24", "12ms 24ms reverse"},
+		"the caller has no tail, within the noise":                {"10", "10.5/24", "10ms 24ms measured"},
+		"the callee has no tail":                                  {"10/20", "10.5", "10ms 20ms measured"},
+		"the worse side has no tail, and the other's is below":    {"1/2", "40", "40ms unknown reverse"},
+		"the worse side has no tail, and the other's is above":    {"1/200", "40", "40ms 200ms reverse"},
+		"neither has a tail":                                      {"10", "10", "10ms unknown measured"},
+		"what one end lost and the other measured is measured":    {"lost", "10/20", "10ms 20ms reverse"},
+		"the other way round, too":                                {"10/20", "lost", "10ms 20ms measured"},
+		"what was lost and not measured is unknown, and not open": {"lost", "", "unknown"},
+		"lost from both ends":                                     {"lost", "lost", "unknown"},
+		"blocked":                                                 {"", "blocked", "unknown"},
+		"blocked, and nothing":                                    {"nothing", "blocked", "unknown"},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			e, ok := merge(edge(tt.caller), edge(tt.callee))
+			got := "open"
+			switch {
+			case ok && e.Provenance == Unknown:
+				got = "unknown"
+				fallthrough
+			case !ok:
+				if e != (Estimate{}) {
+					t.Errorf("an unknown pair has something: %+v", e)
+				}
+			default:
+				got = fmt.Sprintf("%s %s %s", e.Typical, e.Tail, e.Provenance)
+			}
+			if got != tt.want {
+				t.Errorf("got %s, want %s", got, tt.want)
+			}
+		})
+	}
+}
+
+// TestLostIsNotMissing has a pair in a zone table and with coordinates: they answer where nobody measured, and not where
+// probes were lost.
+func TestLostIsNotMissing(t *testing.T) {
+	pairs := []Estimate{{Typical: millis(7), Tail: millis(8), Provenance: Zone}}
+	coordinates := make([]NetworkCoordinate, 2)
+	for i := range coordinates {
+		coordinates[i] = NetworkCoordinate{Height: 1e4, Error: 0.1}
+	}
+	tests := map[string]struct {
+		edges      [][]Edge
+		zones      *ZoneTable
+		want       Estimate
+		wantBlocks bool
+	}{
+		"the zones answer":       {edges: make([][]Edge, 2), zones: pairTable([]int32{0, 0}, 1, pairs), want: pairs[0]},
+		"the coordinates answer": {edges: make([][]Edge, 2), want: Estimate{Typical: millis(20), Provenance: Coordinate, Error: coordinates[0].ErrorTo(&coordinates[1])}},
+		"lost, with zones":       {edges: [][]Edge{{Lost(1, now, 9)}, nil}, zones: pairTable([]int32{0, 0}, 1, pairs)},
+		"lost, with coordinates": {edges: [][]Edge{nil, {Lost(0, now, 9)}}},
+		"blocked":                {edges: [][]Edge{{Blocked(1, now)}, nil}},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			s := NewSnapshot(&Picture{Built: now, Names: nodeNames(2), Edges: tt.edges, Zones: tt.zones, Coordinates: coordinates})
+			for _, pair := range [][2]int32{{0, 1}, {1, 0}} {
+				if diff := gocmp.Diff(tt.want, s.Estimate(pair[0], pair[1]), gocmp.AllowUnexported(RTT{})); diff != "" {
+					t.Errorf("%v (-want +got):\n%s", pair, diff)
+				}
+			}
+			if row := s.Row(0, ToTarget, Typical); row.RTT[1] != tt.want.Typical {
+				t.Errorf("the row has %s, want %s", row.RTT[1], tt.want.Typical)
+			}
+			if measured, _ := s.Coverage(); measured != 0 {
+				t.Error("the pair counts as measured")
+			}
+		})
 	}
 }
 
@@ -244,12 +356,12 @@ func TestRowIsBuiltOnceAndByMany(t *testing.T) {
 }
 
 func TestWarm(t *testing.T) {
-	older := NewSnapshot(now, []string{"a", "b", "gone"}, make([][]Edge, 3), nil)
+	older := snapshotOf([]string{"a", "b", "gone"}, make([][]Edge, 3), nil)
 	older.Row(1, ToTarget, Tail)
 	older.Row(2, FromTarget, Typical) // of a node that the newer one lacks
 
 	// b has another number now.
-	newer := NewSnapshot(now, []string{"0", "a", "b"}, [][]Edge{{measuredEdge(2, 5)}, nil, nil}, nil)
+	newer := snapshotOf([]string{"0", "a", "b"}, [][]Edge{{measuredEdge(2, 5)}, nil, nil}, nil)
 	newer.Warm(older)
 	warm := map[string]bool{}
 	for st := range newer.rows {
@@ -262,7 +374,7 @@ func TestWarm(t *testing.T) {
 		}
 	}
 	want := map[string]bool{fmt.Sprintf("b/%d/%d", ToTarget, Tail): true}
-	if diff := cmp.Diff(want, warm); diff != "" {
+	if diff := gocmp.Diff(want, warm); diff != "" {
 		t.Errorf("warm rows (-want +got):\n%s", diff)
 	}
 	if got := newer.Row(2, ToTarget, Tail).RTT[0]; got != millis(10) {
@@ -270,8 +382,8 @@ func TestWarm(t *testing.T) {
 	}
 
 	// A row that was warmed and never read is not carried on for ever.
-	third := NewSnapshot(now, []string{"b"}, make([][]Edge, 1), nil)
-	unread := NewSnapshot(now, []string{"b"}, make([][]Edge, 1), nil)
+	third := snapshotOf([]string{"b"}, make([][]Edge, 1), nil)
+	unread := snapshotOf([]string{"b"}, make([][]Edge, 1), nil)
 	unread.Warm(newer)
 	third.Warm(unread)
 	if third.rows[Tail][ToTarget][0].Load() != nil {
@@ -304,7 +416,6 @@ func TestCoverage(t *testing.T) {
 		"nothing measured":                   {n: 4, wantPairs: 6},
 		"one direction is enough":            {n: 3, edges: [][2]int32{{0, 1}, {2, 1}}, wantMeasured: 2, wantPairs: 3},
 		"both directions are one pair":       {n: 3, edges: [][2]int32{{0, 1}, {1, 0}}, wantMeasured: 1, wantPairs: 3},
-		"duplicates and loops do not count":  {n: 3, edges: [][2]int32{{0, 1}, {0, 1}, {2, 2}}, wantMeasured: 1, wantPairs: 3},
 		"everything, from the higher number": {n: 3, edges: [][2]int32{{2, 1}, {2, 0}, {1, 0}}, wantMeasured: 3, wantPairs: 3},
 	}
 	for name, tt := range tests {
@@ -313,7 +424,7 @@ func TestCoverage(t *testing.T) {
 			for _, e := range tt.edges {
 				edges[e[0]] = append(edges[e[0]], measuredEdge(e[1], 10))
 			}
-			measured, pairs := NewSnapshot(now, nodeNames(tt.n), edges, nil).Coverage()
+			measured, pairs := snapshotOf(nodeNames(tt.n), edges, nil).Coverage()
 			if measured != tt.wantMeasured || pairs != tt.wantPairs {
 				t.Errorf("Coverage() = %d of %d, want %d of %d", measured, pairs, tt.wantMeasured, tt.wantPairs)
 			}
@@ -322,16 +433,15 @@ func TestCoverage(t *testing.T) {
 }
 
 func TestCountsAreClamped(t *testing.T) {
-	e := measuredEdge(1, 10)
-	e.Count, e.Lost = 1<<20, -5
-	got := NewSnapshot(now, nodeNames(2), [][]Edge{{e}, nil}, nil).Estimate(0, 1)
+	e := NewEdge(1, Estimate{Typical: millis(10), At: now, Count: 1 << 20, Lost: -5})
+	got := snapshotOf(nodeNames(2), [][]Edge{{e}, nil}, nil).Estimate(0, 1)
 	if got.Count != 1<<16-1 || got.Lost != 0 {
 		t.Errorf("counts %d and %d, want 65535 and 0", got.Count, got.Lost)
 	}
 }
 
 func TestIndex(t *testing.T) {
-	s := NewSnapshot(now, []string{"a", "b"}, make([][]Edge, 2), nil)
+	s := snapshotOf([]string{"a", "b"}, make([][]Edge, 2), nil)
 	if n, ok := s.Index("b"); !ok || n != 1 || s.Name(n) != "b" {
 		t.Errorf("Index(b) = %d, %t", n, ok)
 	}
@@ -350,13 +460,13 @@ func BenchmarkSnapshotBuild(b *testing.B) {
 	names := nodeNames(n)
 	edges := make([][]Edge, n)
 	for i := range edges {
-		for range k {
-			edges[i] = append(edges[i], measuredEdge(int32(rng.IntN(n)), 1+100*rng.Float64()))
+		for j := range k { // ascending, and none twice
+			edges[i] = append(edges[i], measuredEdge(int32(j*n/k+rng.IntN(n/k)), 1+100*rng.Float64()))
 		}
 	}
 	b.ReportAllocs()
 	for b.Loop() {
-		NewSnapshot(now, names, edges, nil)
+		Judge(&Picture{Built: now, Names: names, Edges: edges}, &Evidence{}).Snapshot()
 	}
 }
 
@@ -374,11 +484,11 @@ func BenchmarkRow(b *testing.B) {
 	}
 	edges := make([][]Edge, n)
 	for i := range edges {
-		for range k {
-			edges[i] = append(edges[i], measuredEdge(int32(rng.IntN(n)), 1+100*rng.Float64()))
+		for j := range k { // ascending, and none twice
+			edges[i] = append(edges[i], measuredEdge(int32(j*n/k+rng.IntN(n/k)), 1+100*rng.Float64()))
 		}
 	}
-	s := NewSnapshot(now, nodeNames(n), edges, z)
+	s := snapshotOf(nodeNames(n), edges, z)
 	b.ReportAllocs()
 	for b.Loop() {
 		s.buildRow(7, ToTarget, Typical)

@@ -25,6 +25,30 @@ var (
 		Help: "Samples that were taken up.",
 	}, []string{"source"})
 
+	// CoordinatesRejected counts the network coordinates that are not used, by reason.
+	CoordinatesRejected = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "fogsched_store_coordinates_rejected_total",
+		Help: "Network coordinates that were not used, by reason. Pairs that nobody measured are not estimated from them.",
+	}, []string{"source", "reason"})
+
+	// Coordinates is how many nodes have a network coordinate that is used.
+	Coordinates = prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "fogsched_store_coordinates",
+		Help: "Nodes with a network coordinate that is used for pairs that nobody measured.",
+	})
+
+	// DisputedPairs is how many pairs both ends measured and see differently.
+	DisputedPairs = prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "fogsched_store_disputed_pairs",
+		Help: "Unordered pairs that both ends measured and whose RTTs differ by more than the noise; the worse one is believed.",
+	})
+
+	// DistrustedNodes is how many nodes' own reports are left out.
+	DistrustedNodes = prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "fogsched_store_distrusted_nodes",
+		Help: "Nodes that most others contradict: their own reports are left out. The log names them.",
+	})
+
 	// SnapshotTimestamp is when the current snapshot was built.
 	SnapshotTimestamp = prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "fogsched_store_snapshot_timestamp_seconds",
@@ -94,7 +118,10 @@ func Register(register func(...prometheus.Collector)) {
 		for _, r := range latency.Reasons() {
 			SamplesRejected.WithLabelValues("nodelatency", string(r))
 		}
-		register(SamplesRejected, SamplesAccepted, SnapshotTimestamp, NewestSampleTimestamp, Pairs, MeasuredPairs,
+		for _, r := range latency.CoordinateReasons() {
+			CoordinatesRejected.WithLabelValues("nodelatency", string(r))
+		}
+		register(SamplesRejected, SamplesAccepted, CoordinatesRejected, Coordinates, DisputedPairs, DistrustedNodes, SnapshotTimestamp, NewestSampleTimestamp, Pairs, MeasuredPairs,
 			InterestNodes, Decisions, LimitsBroken, BadIntents, Woken, Panics)
 	})
 }

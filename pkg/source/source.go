@@ -9,8 +9,8 @@ import (
 	"github.com/fogsched/fogsched/pkg/latency"
 )
 
-// Update replaces what a source knows from one reporting node. An empty list withdraws it.
-type Update func(from string, samples []latency.Sample)
+// Update replaces what a source knows from one reporting node. An empty report withdraws it.
+type Update func(from string, report latency.Report)
 
 // Source brings samples until ctx ends. It retries by itself; an error means that it can never work, and the scheduler
 // goes on without it.

@@ -14,7 +14,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus/testutil"
-	"k8s.io/klog/v2"
 
 	"github.com/fogsched/fogsched/pkg/latency"
 	"github.com/fogsched/fogsched/pkg/metrics"
@@ -36,7 +35,7 @@ func run(t *testing.T, s *Store) (settled func()) {
 
 func nodes(s *Store, names ...string) {
 	for _, n := range names {
-		s.SetNode(n, zones.Location{})
+		s.SetNode(n, zones.Location{}, "")
 	}
 }
 
@@ -44,6 +43,9 @@ func nodes(s *Store, names ...string) {
 func taken(from, to string, age time.Duration) latency.Sample {
 	return latency.Sample{From: from, To: to, Typical: 0.020, Tail: 0.035, At: time.Now().Add(-age), Count: 10}
 }
+
+// report says samples and nothing else.
+func report(samples ...latency.Sample) latency.Report { return latency.Report{Samples: samples} }
 
 // estimate prints what a snapshot knows of a pair: "20ms 35ms measured".
 func estimate(t *testing.T, snap *latency.Snapshot, from, to string) string {
@@ -82,7 +84,7 @@ func TestReports(t *testing.T) {
 		settled()
 		wantEstimate(t, "at first", s, "a", "b", "unknown")
 
-		sink("a", []latency.Sample{taken("a", "b", 0), taken("a", "c", 0)})
+		sink("a", report(taken("a", "b", 0), taken("a", "c", 0)))
 		settled()
 		wantEstimate(t, "reported", s, "a", "b", "20ms 35ms measured")
 		wantEstimate(t, "reported, the other way", s, "b", "a", "20ms 35ms reverse")
@@ -90,17 +92,17 @@ func TestReports(t *testing.T) {
 
 		closer := taken("a", "b", 0)
 		closer.Typical = 0.010
-		sink("a", []latency.Sample{closer})
+		sink("a", report(closer))
 		settled()
 		wantEstimate(t, "a report replaces the last", s, "a", "b", "10ms 35ms measured")
 		wantEstimate(t, "what it does not have is withdrawn", s, "a", "c", "unknown")
 
-		sink("a", nil)
+		sink("a", latency.Report{})
 		settled()
 		wantEstimate(t, "an empty report withdraws all", s, "a", "b", "unknown")
 
-		sink("a", []latency.Sample{taken("a", "b", 0)})
-		sink("a", []latency.Sample{{From: "a", To: "b", Failed: true}})
+		sink("a", report(taken("a", "b", 0)))
+		sink("a", report(latency.Sample{From: "a", To: "b", Failed: true}))
 		settled()
 		wantEstimate(t, "a failed probe is unknown, not the value before", s, "a", "b", "unknown")
 	})
@@ -113,11 +115,11 @@ func TestNewestOfTwoSourcesWins(t *testing.T) {
 		nodes(s, "a", "b")
 		old, young := taken("a", "b", time.Minute), taken("a", "b", time.Second)
 		old.Typical = 0.001
-		s.Sink("young")("a", []latency.Sample{young})
-		s.Sink("old")("a", []latency.Sample{old})
+		s.Sink("young")("a", report(young))
+		s.Sink("old")("a", report(old))
 		settled()
 		wantEstimate(t, "both", s, "a", "b", "20ms 35ms measured")
-		s.Sink("young")("a", nil)
+		s.Sink("young")("a", latency.Report{})
 		settled()
 		wantEstimate(t, "one withdrew", s, "a", "b", "1ms 35ms measured")
 	})
@@ -132,7 +134,7 @@ func TestExpiryByTheSamplesAge(t *testing.T) {
 		expired := metrics.SamplesRejected.WithLabelValues("expiry", string(latency.ReasonExpired))
 		before := testutil.ToFloat64(expired)
 		// Both are reported now; one was taken four minutes ago.
-		s.Sink("expiry")("a", []latency.Sample{taken("a", "b", 4*time.Minute), taken("a", "c", 0)})
+		s.Sink("expiry")("a", report(taken("a", "b", 4*time.Minute), taken("a", "c", 0)))
 		settled()
 		wantEstimate(t, "now", s, "a", "b", "20ms 35ms measured")
 		wantEstimate(t, "now", s, "a", "c", "20ms 35ms measured")
@@ -185,7 +187,7 @@ func TestBadSamples(t *testing.T) {
 				source := "bad " + name
 				bad := taken("a", "b", 0)
 				tt.change(&bad)
-				s.Sink(source)("a", []latency.Sample{bad, taken("a", "c", 0)})
+				s.Sink(source)("a", report(bad, taken("a", "c", 0)))
 				settled()
 				wantEstimate(t, "a bad sample", s, "a", "b", "unknown")
 				wantEstimate(t, "its good neighbour", s, "a", "c", "20ms 35ms measured")
@@ -211,7 +213,7 @@ func TestSkewedClockCountsAsNow(t *testing.T) {
 		s := New(5*time.Minute, nil)
 		settled := run(t, s)
 		nodes(s, "a", "b")
-		s.Sink("skew")("a", []latency.Sample{taken("a", "b", -30*time.Second)})
+		s.Sink("skew")("a", report(taken("a", "b", -30*time.Second)))
 		settled()
 		a, _ := s.Snapshot().Index("a")
 		b, _ := s.Snapshot().Index("b")
@@ -229,8 +231,8 @@ func TestNodesComeAndGo(t *testing.T) {
 		settled := run(t, s)
 		sink := s.Sink("test")
 		nodes(s, "a")
-		sink("a", []latency.Sample{taken("a", "b", 0)})
-		sink("b", []latency.Sample{taken("b", "a", 0)})
+		sink("a", report(taken("a", "b", 0)))
+		sink("b", report(taken("b", "a", 0)))
 		settled()
 		if got := s.Snapshot().Len(); got != 1 {
 			t.Fatalf("the snapshot has %d nodes, want 1", got)
@@ -246,7 +248,7 @@ func TestNodesComeAndGo(t *testing.T) {
 		settled()
 		wantEstimate(t, "b is gone", s, "a", "b", "no such node")
 
-		sink("a", nil)
+		sink("a", latency.Report{})
 		nodes(s, "b")
 		settled()
 		wantEstimate(t, "a new b did not measure what the old one did", s, "b", "a", "unknown")
@@ -309,13 +311,13 @@ func TestZones(t *testing.T) {
 				s := New(5*time.Minute, tt.table)
 				settled := run(t, s)
 				for _, n := range []string{"x1", "x2", "x3", "y1", "y2", "y3", "z1"} {
-					s.SetNode(n, zones.Location{Zone: n[:1]})
+					s.SetNode(n, zones.Location{Zone: n[:1]}, "")
 				}
 				nodes(s, "n")
 				for i := range tt.samples {
 					tt.samples[i].At = time.Now()
 				}
-				s.Sink("test")("x1", tt.samples)
+				s.Sink("test")("x1", report(tt.samples...))
 				settled()
 				got := map[string]string{}
 				for pair := range tt.want {
@@ -338,11 +340,11 @@ func TestANodeMovesToAnotherZone(t *testing.T) {
 		}
 		s := New(5*time.Minute, table)
 		settled := run(t, s)
-		s.SetNode("a", zones.Location{Zone: "x"})
-		s.SetNode("b", zones.Location{Zone: "x"})
+		s.SetNode("a", zones.Location{Zone: "x"}, "")
+		s.SetNode("b", zones.Location{Zone: "x"}, "")
 		settled()
 		wantEstimate(t, "one zone", s, "a", "b", "unknown")
-		s.SetNode("b", zones.Location{Zone: "y"})
+		s.SetNode("b", zones.Location{Zone: "y"}, "")
 		settled()
 		wantEstimate(t, "two zones", s, "a", "b", "40ms unknown zone")
 	})
@@ -363,15 +365,15 @@ func TestSubscribers(t *testing.T) {
 		if len(told) != 1 {
 			t.Fatalf("told %d times at the start, want once", len(told))
 		}
-		s.SetNode("a", zones.Location{Zone: "x"})
-		s.SetNode("b", zones.Location{})
-		s.Sink("test")("a", []latency.Sample{taken("a", "b", 0)})
+		s.SetNode("a", zones.Location{Zone: "x"}, "")
+		s.SetNode("b", zones.Location{}, "")
+		s.Sink("test")("a", report(taken("a", "b", 0)))
 		settled()
 		if len(told) != 2 {
 			t.Errorf("a burst of changes made %d snapshots, want one", len(told)-1)
 		}
-		s.SetNode("a", zones.Location{Zone: "x"})
-		s.Sink("test")("b", nil)
+		s.SetNode("a", zones.Location{Zone: "x"}, "")
+		s.Sink("test")("b", latency.Report{})
 		settled()
 		if len(told) != 2 {
 			t.Error("events that change nothing made a snapshot")
@@ -393,8 +395,8 @@ func TestMetrics(t *testing.T) {
 		s := New(5*time.Minute, nil)
 		settled := run(t, s)
 		nodes(s, "a", "b", "c", "d")
-		s.Sink("test")("a", []latency.Sample{taken("a", "b", time.Minute), taken("a", "c", 2*time.Minute)})
-		s.Sink("test")("b", []latency.Sample{taken("b", "a", time.Minute)})
+		s.Sink("test")("a", report(taken("a", "b", time.Minute), taken("a", "c", 2*time.Minute)))
+		s.Sink("test")("b", report(taken("b", "a", time.Minute)))
 		settled()
 		got := map[string]float64{
 			"pairs":    testutil.ToFloat64(metrics.Pairs),
@@ -444,8 +446,8 @@ func TestSwapIsAtomic(t *testing.T) {
 		x, y := taken("a", "b", 0), taken("a", "c", 0)
 		x.Typical = 0.001 + float64(i)/1e5
 		y.Typical = x.Typical
-		sink("a", []latency.Sample{x, y})
-		s.tick(klog.Background(), time.Now())
+		sink("a", report(x, y))
+		s.Build(t.Context(), time.Now())
 	}
 	close(stop)
 	readers.Wait()

@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -155,6 +156,7 @@ func profiles(t *testing.T) []config.KubeSchedulerProfile {
 		for _, p := range obj.(*config.KubeSchedulerConfiguration).Profiles {
 			if p.SchedulerName != stock {
 				// The data are fed once; a slow machine must not outlive them.
+				p.PluginConfig = slices.DeleteFunc(p.PluginConfig, func(c config.PluginConfig) bool { return c.Name == nodelatency.Name })
 				p.PluginConfig = append(p.PluginConfig, config.PluginConfig{
 					Name: nodelatency.Name, Args: &runtime.Unknown{Raw: []byte(`{"maxAge": "6h"}`)},
 				})
@@ -177,7 +179,7 @@ func (s *brokenSource) Run(ctx context.Context, update source.Update) error {
 		byReporter[sample.From] = append(byReporter[sample.From], sample)
 	}
 	for from, samples := range byReporter {
-		update(from, samples)
+		update(from, latency.Report{Samples: samples})
 	}
 	close(s.done)
 	<-ctx.Done()

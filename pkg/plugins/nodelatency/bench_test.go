@@ -64,7 +64,7 @@ func newBench(b *testing.B, n int, unsatisfiable string) *bench {
 				measure(to)
 			}
 		}
-		sink(from, slices.DeleteFunc(samples, func(s latency.Sample) bool { return s.To == from }))
+		sink(from, latency.Report{Samples: slices.DeleteFunc(samples, func(s latency.Sample) bool { return s.To == from })})
 	}
 	f.refresh()
 	e.index.SetService(makeService("redis", "redis"))

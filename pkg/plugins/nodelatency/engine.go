@@ -227,7 +227,7 @@ func (e *engine) setNode(node *v1.Node) {
 	e.index.SetNode(node)
 	e.store.SetNode(node.Name, zones.Location{
 		Region: node.Labels[v1.LabelTopologyRegion], Zone: node.Labels[v1.LabelTopologyZone],
-	})
+	}, node.Annotations[v1alpha1.PositionAnnotation])
 }
 
 // waitReady holds the first cycles until the index, the policies and a snapshot are there, for startTimeout at most: pods placed

@@ -169,7 +169,7 @@ func (f *fixture) measure() {
 				From: from, To: to, Typical: ms / 1000, Tail: 2 * ms / 1000, Count: 10, At: now.Add(-f.age),
 			})
 		}
-		sink(from, samples)
+		sink(from, latency.Report{Samples: samples})
 	}
 	f.refresh()
 }

@@ -356,17 +356,17 @@ func TestScheduling(t *testing.T) {
 	}
 }
 
-// TestDirection: what counts is the way that the calls go.
+// TestDirection: what counts is the way that the calls go, within the noise; beyond it the worse of the two ways counts for both.
 func TestDirection(t *testing.T) {
 	f := newFixture(t, map[string]float64{"k": math.NaN(), "x": math.NaN(), "y": math.NaN()})
 	for from, to := range map[string]map[string]float64{
-		"k": {"x": 0.010, "y": 0.020}, "x": {"k": 0.050}, "y": {"k": 0.005},
+		"k": {"x": 0.100, "y": 0.108}, "x": {"k": 0.108}, "y": {"k": 0.100},
 	} {
 		var samples []latency.Sample
 		for n, rtt := range to {
 			samples = append(samples, latency.Sample{From: from, To: n, Typical: rtt, Tail: rtt, At: time.Now()})
 		}
-		f.plugin.engine.store.Sink("test")(from, samples)
+		f.plugin.engine.store.Sink("test")(from, latency.Report{Samples: samples})
 	}
 	f.refresh()
 	const k = `[{"nodes":{"matchLabels":{"name":"k"}}}]`

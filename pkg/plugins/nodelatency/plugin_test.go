@@ -27,6 +27,7 @@ import (
 	fwk "k8s.io/kube-scheduler/framework"
 
 	"github.com/fogsched/fogsched/pkg/apis/fogsched/v1alpha1"
+	"github.com/fogsched/fogsched/pkg/latency"
 	"github.com/fogsched/fogsched/pkg/metrics"
 	"github.com/fogsched/fogsched/pkg/source/zones"
 )
@@ -521,8 +522,8 @@ func TestEngineWakesOnASnapshot(t *testing.T) {
 		pod := makePod("web").annotation(`{"dependencies":[{"nodes":{"matchLabels":{"name":"d"}},"limit":"15ms"}],"whenUnsatisfiable":"DoNotSchedule"}`).obj()
 		f.schedule(pod, "a", "b")
 		settled()
-		f.plugin.engine.store.Sink("test")("b", nil) // what b measured is withdrawn …
-		f.plugin.engine.store.Sink("test")("d", nil) // … and what measured it: unmeasured is allowed
+		f.plugin.engine.store.Sink("test")("b", latency.Report{}) // what b measured is withdrawn …
+		f.plugin.engine.store.Sink("test")("d", latency.Report{}) // … and what measured it: unmeasured is allowed
 		settled()
 		if diff := cmp.Diff([]string{"default/web"}, f.handle.takeActivated()); diff != "" {
 			t.Errorf("woken (-want +got):\n%s", diff)

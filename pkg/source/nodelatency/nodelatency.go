@@ -34,7 +34,7 @@ func (s *Source) Run(ctx context.Context, update source.Update) error {
 				obj = d.Obj
 			}
 			if nl, ok := obj.(*v1alpha1.NodeLatency); ok {
-				update(nl.Name, nil)
+				update(nl.Name, latency.Report{})
 			}
 		},
 	})
@@ -57,10 +57,28 @@ func report(obj any, update source.Update) {
 	if !ok {
 		return
 	}
-	update(nl.Name, Samples(nl))
+	update(nl.Name, ReportOf(nl))
 }
 
-// Samples returns what a NodeLatency says, unchecked. A peer of which every probe was lost is a failed sample.
+// ReportOf returns what a NodeLatency says, unchecked.
+func ReportOf(nl *v1alpha1.NodeLatency) latency.Report {
+	r := latency.Report{Samples: Samples(nl), Starved: nl.Status.Starved}
+	if d := nl.Status.RefreshInterval; d != nil {
+		r.Refresh = d.Duration
+	}
+	if c := nl.Status.Coordinate; c != nil {
+		vector := make([]float64, len(c.VectorMicros))
+		for i, us := range c.VectorMicros {
+			vector[i] = float64(us) / 1e6
+		}
+		nc := latency.CoordinateFromSeconds(vector, float64(c.HeightMicros)/1e6, float64(c.AdjustmentMicros)/1e6, float64(c.ErrorPercent)/100)
+		r.Coordinate = &nc
+	}
+	return r
+}
+
+// Samples returns the samples of a NodeLatency, unchecked. A peer without an RTT, of which every recent probe was lost, is a failed
+// sample: its time is the report's, because a probe that was not answered has none of its own.
 func Samples(nl *v1alpha1.NodeLatency) []latency.Sample {
 	samples := make([]latency.Sample, 0, len(nl.Status.Peers))
 	for i := range nl.Status.Peers {
@@ -71,6 +89,9 @@ func Samples(nl *v1alpha1.NodeLatency) []latency.Sample {
 		}
 		if p.At != nil {
 			s.At = p.At.Time
+		}
+		if observed := nl.Status.ObservedAt; s.Failed && observed != nil && observed.After(s.At) {
+			s.At = observed.Time
 		}
 		samples = append(samples, s)
 	}

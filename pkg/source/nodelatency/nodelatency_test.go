@@ -100,12 +100,12 @@ func TestRun(t *testing.T) {
 		done := make(chan error)
 		updates := 0
 		go func() {
-			done <- src.Run(ctx, func(from string, samples []latency.Sample) {
+			done <- src.Run(ctx, func(from string, report latency.Report) {
 				updates++
-				if len(samples) == 0 {
+				if len(report.Samples) == 0 {
 					delete(got, from)
 				} else {
-					got[from] = samples
+					got[from] = report.Samples
 				}
 			})
 		}()
