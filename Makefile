@@ -133,3 +133,45 @@ bin/controller-gen: $(codegen_module)
 
 bin/gofumpt: $(codegen_module)
 	$(call build_tool,codegen,mvdan.cc/gofumpt,10 s)
+
+##@ A real cluster on kind
+
+# The cluster of the end-to-end tests. Where no registry can be reached, hack/kind builds its node image first.
+KIND_PROGRAMS := bin/kind bin/kubectl
+
+.PHONY: e2e-cluster
+e2e-cluster: $(KIND_PROGRAMS) ## a kind cluster (WORKERS=n, default 5; KIND_NODE_IMAGE=image) that stays; prints its KUBECONFIG
+	@go build -o bin/e2e-cluster ./test/kind/cmd
+	@exec bin/e2e-cluster -workers $(or $(WORKERS),5) create
+
+.PHONY: e2e-cluster-delete
+e2e-cluster-delete: $(KIND_PROGRAMS) ## remove it, with all that came with it
+	@go build -o bin/e2e-cluster ./test/kind/cmd
+	@exec bin/e2e-cluster delete
+
+kind_module := hack/tools/kind/go.mod hack/tools/kind/go.sum
+
+bin/kubelet bin/kubeadm bin/kube-proxy bin/kubectl &: $(cluster_module)
+	@echo "building kubelet, kubeadm, kube-proxy, kubectl (once, about 3 min) …"
+	@cd hack/tools/cluster && go build -ldflags '$(KUBE_LDFLAGS)' -o '$(CURDIR)/bin/' \
+		k8s.io/kubernetes/cmd/{kubelet,kubeadm,kube-proxy,kubectl}
+	@touch bin/{kubelet,kubeadm,kube-proxy,kubectl}
+
+bin/kind: $(kind_module)
+	$(call build_tool,kind,sigs.k8s.io/kind,10 s)
+
+bin/containerd bin/containerd-shim-runc-v2 bin/ctr &: $(kind_module)
+	@echo "building containerd, its shim, ctr (once, about 90 s) …"
+	@cd hack/tools/kind && go build -tags 'no_btrfs no_devmapper no_zfs' -o '$(CURDIR)/bin/' \
+		-ldflags "-s -w -X github.com/containerd/containerd/v2/version.Version=$$(go list -m -f '{{.Version}}' github.com/containerd/containerd/v2)" \
+		github.com/containerd/containerd/v2/cmd/{containerd,containerd-shim-runc-v2,ctr}
+	@touch bin/containerd bin/containerd-shim-runc-v2 bin/ctr
+
+bin/coredns: $(kind_module) $(wildcard hack/tools/kind/coredns/*.go)
+	$(call build_tool,kind,./coredns,2 min)
+
+bin/host-local bin/loopback bin/portmap bin/ptp &: $(kind_module)
+	@echo "building the CNI plugins (once, about 10 s) …"
+	@cd hack/tools/kind && go build -ldflags '-s -w' -o '$(CURDIR)/bin/' \
+		github.com/containernetworking/plugins/plugins/{ipam/host-local,main/loopback,main/ptp,meta/portmap}
+	@touch bin/{host-local,loopback,portmap,ptp}
