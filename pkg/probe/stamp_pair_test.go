@@ -102,9 +102,10 @@ func (p pair) reflect(packet []byte) ([]byte, Reflected) {
 	return bytes.Clone(answer.octets), result
 }
 
-// receive gives an answer to the sender, and returns what became of it and of the probe; answered is false while it waits.
+// receive gives an answer to the sender a millisecond from now, and returns what became of it and of the probe; answered is
+// false while the probe waits.
 func (p pair) receive(probe *stampProbe, packet []byte) (a stampAnswer, answered bool, dropped Reason) {
-	dropped = p.sender.receive(packet, reflectorAddr, time.Now(), 0)
+	dropped = p.sender.receive(packet, reflectorAddr, time.Now().Add(time.Millisecond), 0)
 	select {
 	case a = <-probe.done:
 		return a, true, dropped
