@@ -236,24 +236,3 @@ func TestTimeDifferences(t *testing.T) {
 		}
 	}
 }
-
-func FuzzSTAMP(f *testing.F) {
-	f.Add(senderPacket.AppendTo(nil))
-	f.Add(reflectorPacket.AppendTo(nil))
-	f.Add([]byte{})
-	f.Fuzz(func(t *testing.T, b []byte) {
-		if p, err := ParseSender(b); err == nil {
-			again, err := ParseSender(p.AppendTo(nil))
-			if err != nil || again != p {
-				t.Errorf("%+v became %+v, %v", p, again, err)
-			}
-		}
-		if p, err := ParseReflector(b); err == nil {
-			again, err := ParseReflector(p.AppendTo(nil))
-			if err != nil || again != p {
-				t.Errorf("%+v became %+v, %v", p, again, err)
-			}
-			_ = p.Turnaround()
-		}
-	})
-}

@@ -57,5 +57,8 @@ func TestWithoutATime(t *testing.T) {
 		if got := At(control, now); got != now {
 			t.Errorf("%x: %v, want %v", control, got, now)
 		}
+		if got := Waited(control, now); got != 0 {
+			t.Errorf("%x: waited %v", control, got)
+		}
 	}
 }
