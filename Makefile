@@ -65,6 +65,15 @@ bench: ## benchmarks (BENCH=regexp, COUNT=runs, for benchstat)
 quality: ## how near to the best the placements are (RTT_MEASURED=file RTT_TRUE=file RTT_UNIT=ms|s)
 	go test ./test/quality -run TestQuality -v -count=1 -timeout 30m
 
+.PHONY: fuzz
+fuzz: ## fuzz what takes other machines' words (FUZZTIME=60s for each target)
+	@hack/fuzz.sh ./pkg/probe FuzzSTAMPPacket $(or $(FUZZTIME),60s)
+	@hack/fuzz.sh ./pkg/probe FuzzSTAMPSender $(or $(FUZZTIME),60s)
+	@hack/fuzz.sh ./pkg/probe FuzzSTAMPReflector $(or $(FUZZTIME),60s)
+	@hack/fuzz.sh ./pkg/probe FuzzSTAMPTLVs $(or $(FUZZTIME),60s)
+	@hack/fuzz.sh ./pkg/probe FuzzSTAMPInfo $(or $(FUZZTIME),60s)
+	@hack/fuzz.sh ./pkg/source/nodelatency FuzzIngest $(or $(FUZZTIME),60s)
+
 .PHONY: build
 build: ## bin/fogsched and bin/fogprobe
 	@echo "building fogsched and fogprobe (the first time about 30 s) …"
