@@ -33,6 +33,8 @@ const (
 	// recheck is how often the object is looked at although nothing failed: somebody may have changed what it says of its
 	// Node or its endpoint.
 	recheck = 10 * time.Minute
+	// spread is the share of its gaps by which a prober may come early, at random, so that those that wrote together drift apart.
+	spread = 0.1
 )
 
 // Published says what became of an attempt to publish: the value of a metric's label.
@@ -103,8 +105,7 @@ type PublisherConfig struct {
 type Pace struct {
 	// MinGap is the least time between two writes, whatever happened.
 	MinGap time.Duration
-	// SmallGap is the least time before a write that is only about statistics which moved to less than the double and more than the
-	// half.
+	// SmallGap is the least time before a write that is only about small changes: see changed.
 	SmallGap time.Duration
 	// MaxAge is the most time between two writes, however little changed.
 	MaxAge time.Duration
@@ -112,8 +113,9 @@ type Pace struct {
 
 const (
 	// The writes of all probers together, at the most: for age, for small changes, and for large ones. A watch of all NodeLatency
-	// objects, which is what each scheduler has, carries as many events.
-	ageWritesPerSecond, smallWritesPerSecond, largeWritesPerSecond = 6, 10, 100
+	// objects, which is what each scheduler has, carries as many events. Where there are many nodes, each of them has a small
+	// change to tell at any time, since it measures others in turn: smallWritesPerSecond is what they cost in quiet times.
+	ageWritesPerSecond, smallWritesPerSecond, largeWritesPerSecond = 6, 7, 100
 
 	leastGap = 2 * time.Second
 	leastAge = time.Minute
@@ -121,7 +123,7 @@ const (
 )
 
 // PaceOf returns the pace of each of so many probers: the more they are, the less each may write, so that all of them together do
-// not keep the API server busy. Up to 20 nodes a change is written after 2 s, up to 360 nodes everything after 1 min.
+// not keep the API server busy. Up to 14 nodes a change is written after 2 s, up to 360 nodes everything after 1 min.
 func PaceOf(nodes int) Pace {
 	gap := func(perSecond int) time.Duration {
 		return max(leastGap, time.Duration(nodes)*time.Second/time.Duration(perSecond))
@@ -156,8 +158,10 @@ type Publisher struct {
 	checkedAt time.Time
 	last      *v1alpha1.NodeLatencyStatus // as it was last written; nil before
 	lastAt    time.Time
+	share     float64 // of SmallGap and MaxAge, after which the next one is due
 	retryAt   time.Time
 	failures  int
+	random    func() float64 // in [0, 1)
 
 	mu      sync.Mutex
 	problem error // why the last attempt failed
@@ -165,7 +169,7 @@ type Publisher struct {
 
 // NewPublisher returns a publisher that has written nothing yet.
 func NewPublisher(cfg PublisherConfig) *Publisher {
-	p := &Publisher{cfg: cfg}
+	p := &Publisher{cfg: cfg, random: rand.Float64}
 	p.beat.Store(time.Now().UnixNano())
 	return p
 }
@@ -225,10 +229,15 @@ func (p *Publisher) Tick(ctx context.Context, now time.Time) Cause {
 	p.note(err)
 	if err != nil {
 		p.failures++
-		wait := min(lastRetry, firstRetry<<min(p.failures-1, 10))
-		// Spread by a fifth, so that the nodes do not return together to a server that was down.
-		p.retryAt = now.Add(wait + time.Duration(rand.Int64N(int64(wait)/5)))
+		// The nodes must not return together to a server that was down, nor faster than they may write at all.
+		wait := min(max(lastRetry, pace.MinGap), firstRetry<<min(p.failures-1, 10))
+		p.retryAt = now.Add(wait + time.Duration(p.random()*float64(wait)/5))
 		return ""
+	}
+	p.share = 1 - spread*p.random()
+	if p.last == nil || p.failures > 0 {
+		// Many others wrote at this moment too: those of a new DaemonSet, or of a server that is back. They spread at once.
+		p.share = 1 - p.random()
 	}
 	p.failures = 0
 	p.last, p.lastAt = &status, now
@@ -240,12 +249,13 @@ func (p *Publisher) cause(status *v1alpha1.NodeLatencyStatus, since time.Duratio
 	if p.last == nil {
 		return CauseFirst
 	}
+	due := func(gap time.Duration) bool { return since >= time.Duration(p.share*float64(gap)) }
 	switch by := changed(p.last, status); {
 	case by == changedMuch:
 		return CauseLarge
-	case since >= pace.MaxAge:
+	case due(pace.MaxAge):
 		return CauseAge
-	case by == changedSlightly && since >= pace.SmallGap:
+	case by == changedSlightly && due(pace.SmallGap):
 		return CauseSmall
 	default:
 		return ""

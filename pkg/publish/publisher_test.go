@@ -26,6 +26,7 @@ type bench struct {
 	now     time.Time
 	rtt     time.Duration // of the one peer; 0 for dead
 	paced   Pace
+	luck    float64 // what is random
 	results []Published
 	logged  bytes.Buffer
 }
@@ -55,6 +56,7 @@ func newBench(t *testing.T, nodes ...string) *bench {
 		Count: func(r Published) { b.results = append(b.results, r) },
 		Log:   slog.New(slog.NewTextHandler(&b.logged, nil)),
 	})
+	b.random = func() float64 { return b.luck }
 	return b
 }
 
@@ -141,10 +143,10 @@ func TestPaceOf(t *testing.T) {
 	const s, m = time.Second, time.Minute
 	for nodes, want := range map[int]Pace{
 		1:      {2 * s, 2 * s, m},
-		25:     {2 * s, 2500 * msec, m},
-		360:    {3600 * msec, 36 * s, m},
-		5_000:  {50 * s, 500 * s, 5000 * s / 6},
-		15_000: {150 * s, 1500 * s, 30 * m},
+		25:     {2 * s, 25 * s / 7, m},
+		360:    {3600 * msec, 360 * s / 7, m},
+		5_000:  {50 * s, 5000 * s / 7, 5000 * s / 6},
+		15_000: {150 * s, 15000 * s / 7, 30 * m},
 	} {
 		if got := PaceOf(nodes); got != want {
 			t.Errorf("%d nodes: %+v, want %+v", nodes, got, want)
@@ -153,7 +155,7 @@ func TestPaceOf(t *testing.T) {
 	if got, want := PaceOf(5_000).or(time.Second, 0), (Pace{s, s, 5000 * s / 6}); got != want {
 		t.Errorf("with a gap of one's own: %+v, want %+v", got, want)
 	}
-	if got, want := PaceOf(5_000).or(0, s), (Pace{50 * s, 500 * s, 50 * s}); got != want {
+	if got, want := PaceOf(5_000).or(0, s), (Pace{50 * s, 5000 * s / 7, 50 * s}); got != want {
 		t.Errorf("with an age of one's own: %+v, want %+v", got, want)
 	}
 }
@@ -173,6 +175,43 @@ func TestPublishAtThePaceOfALargeCluster(t *testing.T) {
 	b.want("by a lot, after the least gap", b.after(time.Second), PublishedOK)
 	b.want("nothing", b.after(999*time.Second))
 	b.want("nothing for the longest time", b.after(time.Second), PublishedOK)
+}
+
+func TestPublishersThatWroteTogetherDriftApart(t *testing.T) {
+	b := newBench(t, "edge-01")
+	b.paced = Pace{MinGap: 10 * time.Second, SmallGap: 100 * time.Second, MaxAge: 1000 * time.Second}
+	b.luck = 0.7
+	b.want("the first time, as all others of a new DaemonSet", b.after(0), PublishedOK)
+	b.want("before a share of the longest time that is its own", b.after(299*time.Second))
+	b.want("after it", b.after(time.Second), PublishedOK)
+	b.want("from then on, a little before the longest time", b.after(929*time.Second))
+	b.want("not at it", b.after(time.Second), PublishedOK)
+	b.api.do(func() { b.api.down = true })
+	b.rtt = 40 * msec
+	b.want("a server that is down", b.after(10*time.Second), PublishedError)
+	b.api.do(func() { b.api.down = false })
+	b.want("a server that is back", b.after(2*time.Second), PublishedOK)
+	b.rtt = 50 * msec
+	b.want("before a share of the small gap that is its own", b.after(29*time.Second))
+	b.want("after it", b.after(time.Second), PublishedOK)
+	b.rtt = 60 * msec
+	b.want("from then on, a little before the small gap", b.after(92*time.Second))
+	b.want("not at it", b.after(time.Second), PublishedOK)
+}
+
+// However long the server is down, all probers together ask it no more often than they may write.
+func TestPublishRetriesAtThePaceOfALargeCluster(t *testing.T) {
+	b := newBench(t, "edge-01")
+	b.paced = PaceOf(5000)
+	b.api.do(func() { b.api.down = true })
+	attempts := 0
+	for range 1000 {
+		attempts += len(b.after(time.Second))
+	}
+	// After 1, 2, 4, 8, 16, 32, 50, 50, … seconds.
+	if attempts < 22 || attempts > 26 {
+		t.Errorf("%d attempts in 1000 s, want about 24", attempts)
+	}
 }
 
 func TestPublishSetsRightWhatOthersDo(t *testing.T) {

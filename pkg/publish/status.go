@@ -19,14 +19,21 @@ import (
 const (
 	// maxPeers is the schema's limit of the list; the nearest are kept.
 	maxPeers = 1024
-	// noiseShare and noiseFloor are the hysteresis: a statistic that moved by no more than either of them is as it was.
+	// noiseShare and noiseFloor are the hysteresis: a median that moved by no more than either of them is as it was.
 	noiseShare = 0.10
 	noiseFloor = 500 * time.Microsecond
+	// tailNoiseShare is the same for the 95th percentile, which one probe in twenty decides.
+	tailNoiseShare = 0.50
+	// settledSamples is how many probes a median has to rest on before it counts as a large change that it moved.
+	settledSamples = 5
+	// silentLosses is how many probes have to be lost of a peer that never answered before that is said of it: it says that the pair
+	// is unknown, which one lost packet does not.
+	silentLosses = 3
 	// coordinateNoiseShare is the same for the coordinate, of whose estimates the error is some 10 to 20 % anyway.
 	coordinateNoiseShare = 0.25
 )
 
-// Status makes what a node measured into the status of its NodeLatency. A peer that was never probed, or whose answers
+// Status makes what a node measured into the status of its NodeLatency. A peer that was hardly probed yet, or whose answers
 // were all rejected, is left out, and one that was never answered has no RTT: neither is ever a 0.
 func Status(p probe.Picture) v1alpha1.NodeLatencyStatus {
 	status := v1alpha1.NodeLatencyStatus{Starved: p.Starved, Coordinate: networkCoordinate(p.Coordinate)}
@@ -37,7 +44,7 @@ func Status(p probe.Picture) v1alpha1.NodeLatencyStatus {
 		newest = p.Control.At
 	}
 	for _, peer := range p.Peers {
-		if peer.Samples+peer.Lost == 0 {
+		if peer.Samples == 0 && peer.Lost < silentLosses {
 			continue
 		}
 		status.Peers = append(status.Peers, v1alpha1.PeerLatency{Node: peer.Name, Measurement: measurement(peer.Stats)})
@@ -209,27 +216,33 @@ func changed(published, measured *v1alpha1.NodeLatencyStatus) change {
 	return most
 }
 
+// measurementChanged returns how much a pair changed. A large change is one of the median, or of whether there is one: tails move
+// by much all the time, and so does what rests on a few probes.
 func measurementChanged(published, measured *v1alpha1.Measurement) change {
-	return max(moved(published.Typical, measured.Typical), moved(published.Tail, measured.Tail))
+	if (published.Typical == nil) != (measured.Typical == nil) {
+		return changedMuch
+	}
+	if published.Typical == nil {
+		return unchanged
+	}
+	was, is := published.Typical.Duration, measured.Typical.Duration
+	most := unchanged
+	if moved(was, is, noiseShare) {
+		most = changedSlightly
+		if (is >= 2*was || 2*is <= was) && published.Samples >= settledSamples {
+			return changedMuch
+		}
+	}
+	if published.Tail != nil && measured.Tail != nil && moved(published.Tail.Duration, measured.Tail.Duration, tailNoiseShare) {
+		most = changedSlightly
+	}
+	return most
 }
 
-func moved(published, measured *metav1.Duration) change {
-	if published == nil || measured == nil {
-		if published == measured {
-			return unchanged
-		}
-		return changedMuch
-	}
-	was, is := published.Duration, measured.Duration
+// moved returns whether something moved by more than the noise.
+func moved(was, is time.Duration, share float64) bool {
 	by := (is - was).Abs()
-	switch {
-	case by <= noiseFloor || float64(by) <= noiseShare*float64(was):
-		return unchanged
-	case is >= 2*was || 2*is <= was:
-		return changedMuch
-	default:
-		return changedSlightly
-	}
+	return by > noiseFloor && float64(by) > share*float64(was)
 }
 
 // coordinateChanged returns whether the estimates that others make from the coordinate changed by more than the noise, measured

@@ -54,6 +54,7 @@ func TestStatus(t *testing.T) {
 			{Name: "lossy", Stats: stats(t, 0, 12_345_678, 12_345_678)},
 			{Name: "near", Stats: stats(t, 123_456)},
 			{Name: "never-probed"},
+			{Name: "lost-its-first-packets", Stats: stats(t, 0, 0)},
 			{Name: "next-door", Stats: stats(t, 1)},
 		},
 	})
@@ -82,11 +83,11 @@ func TestNothingMeasuredIsNothingPublished(t *testing.T) {
 	if diff := cmp.Diff(v1alpha1.NodeLatencyStatus{}, Status(probe.Picture{Control: &probe.Stats{}, Peers: []probe.PeerStats{{Name: "a"}}})); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
-	b, err := json.Marshal(Status(probe.Picture{Peers: []probe.PeerStats{{Name: "dead", Stats: stats(t, 0)}}}))
+	b, err := json.Marshal(Status(probe.Picture{Peers: []probe.PeerStats{{Name: "dead", Stats: stats(t, 0, 0, 0)}}}))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := `{"peers":[{"node":"dead","samples":0,"lost":1}],"summary":{"peers":0,"loss":"100%"}}`; string(b) != want {
+	if want := `{"peers":[{"node":"dead","samples":0,"lost":3}],"summary":{"peers":0,"loss":"100%"}}`; string(b) != want {
 		t.Errorf("got  %s\nwant %s", b, want)
 	}
 }
@@ -138,7 +139,7 @@ func TestMorePeersThanTheSchemaAllows(t *testing.T) {
 	for i := range maxPeers + 10 {
 		s := stats(t, time.Duration(1+(i*7)%1000)*msec)
 		if i < 20 {
-			s = stats(t, 0)
+			s = stats(t, 0, 0, 0)
 		}
 		p.Peers = append(p.Peers, probe.PeerStats{Name: fmt.Sprintf("n%05d", i), Stats: s})
 	}
@@ -183,6 +184,9 @@ func TestChanged(t *testing.T) {
 	m := func(typical, tail time.Duration) *v1alpha1.Measurement {
 		return &v1alpha1.Measurement{Typical: duration(typical), Tail: duration(tail), Samples: 20}
 	}
+	few := func(rtt time.Duration) *v1alpha1.Measurement {
+		return &v1alpha1.Measurement{Typical: duration(rtt), Tail: duration(rtt), Samples: 4}
+	}
 	dead := &v1alpha1.Measurement{Lost: 20}
 	for name, tc := range map[string]struct {
 		published, measured *v1alpha1.Measurement
@@ -196,7 +200,12 @@ func TestChanged(t *testing.T) {
 		"halved":                             {m(10*msec, 20*msec), m(5*msec, 20*msec), changedMuch},
 		"twice, but by little":               {m(500*time.Microsecond, msec), m(1000*time.Microsecond, msec), unchanged},
 		"by more than 0.5 ms and a lot":      {m(500*time.Microsecond, 2*msec), m(1001*time.Microsecond, 2*msec), changedMuch},
-		"the tail only":                      {m(10*msec, 20*msec), m(10*msec, 30*msec), changedSlightly},
+		"the tail only, by half":             {m(10*msec, 20*msec), m(10*msec, 30*msec), unchanged},
+		"the tail only, by more":             {m(10*msec, 20*msec), m(10*msec, 31*msec), changedSlightly},
+		"the tail only, down by more":        {m(10*msec, 30*msec), m(10*msec, 14*msec), changedSlightly},
+		"the tail only, to tenfold":          {m(10*msec, 20*msec), m(10*msec, 200*msec), changedSlightly},
+		"doubled, from four probes":          {few(10 * msec), m(20*msec, 20*msec), changedSlightly},
+		"doubled, and seen three times":      {m(10*msec, 20*msec), few(20 * msec), changedMuch},
 		"died":                               {m(10*msec, 20*msec), dead, changedMuch},
 		"came back":                          {dead, m(10*msec, 20*msec), changedMuch},
 		"stays dead":                         {dead, &v1alpha1.Measurement{Lost: 19}, unchanged},
