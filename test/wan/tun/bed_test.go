@@ -37,8 +37,9 @@ type bed struct {
 
 type bedNode struct {
 	Node
-	ns, pod *os.File
-	podIP   netip.Addr
+	ns, pod     *os.File
+	podIP       netip.Addr
+	ip6, podIP6 netip.Addr
 }
 
 func needRoot(t *testing.T) {
@@ -68,34 +69,52 @@ func newBed(t *testing.T, n int) *bed {
 	for i := range n {
 		node := &bedNode{ns: newNamespace(t), pod: newNamespace(t), podIP: netip.AddrFrom4([4]byte{10, 244, byte(i), 5})}
 		node.Node = Node{
-			Name:     fmt.Sprintf("node-%d", i),
-			NetNS:    file(node.ns),
-			IP:       netip.AddrFrom4([4]byte{172, 18, 0, byte(i + 2)}),
-			PodCIDRs: []netip.Prefix{netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 244, byte(i), 0}), 24)},
+			Name:  fmt.Sprintf("node-%d", i),
+			NetNS: file(node.ns),
+			IP:    netip.AddrFrom4([4]byte{172, 18, 0, byte(i + 2)}),
+			PodCIDRs: []netip.Prefix{
+				netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 244, byte(i), 0}), 24),
+				netip.MustParsePrefix(fmt.Sprintf("fd00:244:%d::/64", i)),
+			},
 		}
+		// The emulator is not told of the node's second address.
+		node.ip6 = netip.MustParseAddr(fmt.Sprintf("fd00::%d", i+2))
+		node.podIP6 = netip.MustParseAddr(fmt.Sprintf("fd00:244:%d::5", i))
 		b.nodes = append(b.nodes, node)
 		// The pods' interface is the first one, so that the kernel would take its address where it has the choice.
 		run(t, node.ns, "ip link set lo up",
 			"ip link add pod0 type veth peer name eth0 netns "+file(node.pod),
-			"ip link set pod0 up", fmt.Sprintf("ip addr add 10.244.%d.1/32 dev pod0", i))
+			"ip link set pod0 up", fmt.Sprintf("ip addr add 10.244.%d.1/32 dev pod0", i),
+			fmt.Sprintf("ip addr add fd00:244:%d::1/128 dev pod0 nodad", i))
 		port := fmt.Sprintf("port%d", i)
 		run(t, hub, "ip link add "+port+" type veth peer name eth0 netns "+file(node.ns),
 			"ip link set "+port+" master br0 up")
 		run(t, node.ns, "ip link set eth0 up", "ip addr add "+node.IP.String()+"/16 dev eth0",
+			"ip addr add "+node.ip6.String()+"/64 dev eth0 nodad",
 			"ip route add default via 172.18.0.1",
-			"ip route add "+node.podIP.String()+" dev pod0 scope link")
-		inNS(t, node.ns, func() error { return os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0) })
+			"ip route add "+node.podIP.String()+" dev pod0 scope link", "ip route add "+node.podIP6.String()+" dev pod0")
+		inNS(t, node.ns, func() error {
+			return errors.Join(os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0),
+				os.WriteFile("/proc/sys/net/ipv6/conf/all/forwarding", []byte("1"), 0))
+		})
 		run(t, node.pod, "ip link set lo up", "ip link set eth0 up", "ip addr add "+node.podIP.String()+"/32 dev eth0",
-			fmt.Sprintf("ip route add 10.244.%d.1 dev eth0 scope link", i), fmt.Sprintf("ip route add default via 10.244.%d.1", i))
+			fmt.Sprintf("ip route add 10.244.%d.1 dev eth0 scope link", i), fmt.Sprintf("ip route add default via 10.244.%d.1", i),
+			"ip addr add "+node.podIP6.String()+"/128 dev eth0 nodad",
+			fmt.Sprintf("ip route add fd00:244:%d::1 dev eth0", i), fmt.Sprintf("ip route add default via fd00:244:%d::1", i))
 	}
 	for _, node := range b.nodes {
 		for _, other := range b.nodes {
 			if node != other {
-				run(t, node.ns, fmt.Sprintf("ip route add %s via %s", other.PodCIDRs[0], other.IP))
+				run(t, node.ns, fmt.Sprintf("ip route add %s via %s", other.PodCIDRs[0], other.IP),
+					fmt.Sprintf("ip route add %s via %s", other.PodCIDRs[1], other.ip6))
 			}
 		}
-		b.echo(node, node.ns, node.IP)
-		b.echo(node, node.pod, node.podIP)
+		for _, at := range []netip.Addr{node.IP, node.ip6} {
+			b.echo(node, node.ns, at)
+		}
+		for _, at := range []netip.Addr{node.podIP, node.podIP6} {
+			b.echo(node, node.pod, at)
+		}
 	}
 	// An interface that was set up carries nothing for a moment.
 	for _, node := range b.nodes {
@@ -103,7 +122,8 @@ func newBed(t *testing.T, n int) *bed {
 		for _, other := range b.nodes {
 			eventually(t, "pods reach each other", func() bool {
 				_, ok := c.ping(other.podIP, 100*ms)
-				return ok
+				_, ok6 := c.ping(other.podIP6, 100*ms)
+				return ok && ok6
 			})
 		}
 	}
@@ -116,7 +136,7 @@ func (b *bed) wantSources(right func(from, to *bedNode, at netip.Addr) bool) {
 	b.sources.Range(func(key, _ any) bool {
 		s := key.(source)
 		for _, from := range b.nodes {
-			if from.IP != s.at && !from.PodCIDRs[0].Contains(s.at) {
+			if from.IP != s.at && from.ip6 != s.at && !from.PodCIDRs[0].Contains(s.at) && !from.PodCIDRs[1].Contains(s.at) {
 				continue
 			}
 			if !right(from, s.asked, s.at) {
@@ -246,7 +266,7 @@ func listenUDP(t *testing.T, ns *os.File, at netip.AddrPort) *net.UDPConn {
 	t.Helper()
 	var conn *net.UDPConn
 	inNS(t, ns, func() (err error) {
-		conn, err = net.ListenUDP("udp4", net.UDPAddrFromAddrPort(at))
+		conn, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(at))
 		return err
 	})
 	t.Cleanup(func() { conn.Close() })
@@ -265,7 +285,7 @@ type client struct {
 }
 
 func newClient(t *testing.T, ns *os.File) *client {
-	return &client{t: t, conn: listenUDP(t, ns, netip.AddrPortFrom(netip.IPv4Unspecified(), 0)), port: echoPort}
+	return &client{t: t, conn: listenUDP(t, ns, netip.AddrPortFrom(netip.IPv6Unspecified(), 0)), port: echoPort}
 }
 
 // ping returns the round trip of one datagram, or false when no answer came in time.
@@ -285,7 +305,7 @@ func (c *client) ping(to netip.Addr, timeout time.Duration) (time.Duration, bool
 			return 0, false
 		case err != nil:
 			c.t.Fatal(err)
-		case from.Addr() != to:
+		case from.Addr().Unmap() != to:
 			c.t.Errorf("an answer from %s, want from %s", from, to)
 		case n == 8 && binary.BigEndian.Uint64(buf) == c.seq:
 			return time.Since(start), true

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -20,7 +21,7 @@ import (
 const (
 	// deviceName is the name of the TUN device in every namespace.
 	deviceName = "fogwan"
-	// number is that of our routing table, and of our rule: before the main table and after the local one, so that what is
+	// number is that of our routing table, and of our rules: before the main table and after the local one, so that what is
 	// for the node itself stays there.
 	number = 8620
 	// queueLen is how many packets the kernel keeps for the emulator.
@@ -33,13 +34,13 @@ type endpoint struct {
 	device *os.File
 	index  int
 	handle *netlink.Handle // acts in the namespace from everywhere
-	source net.IP
-	ruled  bool // the rule is there
+	// prefixes are all addresses that lead to the node.
+	prefixes []netip.Prefix
+	rules    []*netlink.Rule // those that are there
 }
 
 // open makes the device. No packet goes there yet.
 func (p *endpoint) open(n Node) (err error) {
-	p.source = n.IP.AsSlice()
 	ns, err := os.Open(n.NetNS)
 	if err != nil {
 		return fmt.Errorf("netNS: %w", err)
@@ -54,36 +55,52 @@ func (p *endpoint) open(n Node) (err error) {
 		if p.handle, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
 			return fmt.Errorf("opening a netlink socket: %w", err)
 		}
-		mtu, err := p.mtu()
+		mtu, addresses, err := p.uplink(n.IP)
 		if err != nil {
 			return err
 		}
+		p.prefixes = append(addresses, n.PodCIDRs...)
 		if p.device, err = newDevice(); err != nil {
 			return err
 		}
 		// With its device, an emulator that was killed loses all but its rule, to a table that is empty.
-		for p.handle.RuleDel(rule()) == nil {
+		for _, family := range p.families() {
+			for p.handle.RuleDel(rule(family)) == nil {
+			}
 		}
-		return p.setUp(mtu)
+		return p.setUp(mtu, n.IP)
 	})
 }
 
-// mtu returns that of the interface that has the node's address.
-func (p *endpoint) mtu() (int, error) {
-	addrs, err := p.handle.AddrList(nil, netlink.FAMILY_V4)
+// uplink returns the MTU and the addresses of the interface that has the node's.
+func (p *endpoint) uplink(ip netip.Addr) (mtu int, addresses []netip.Prefix, err error) {
+	all, err := p.handle.AddrList(nil, netlink.FAMILY_ALL)
 	if err != nil {
-		return 0, fmt.Errorf("listing addresses: %w", err)
+		return 0, nil, fmt.Errorf("listing addresses: %w", err)
 	}
-	for _, a := range addrs {
-		if a.IP.Equal(p.source) {
-			link, err := p.handle.LinkByIndex(a.LinkIndex)
-			if err != nil {
-				return 0, fmt.Errorf("asking for the interface of %s: %w", p.source, err)
-			}
-			return link.Attrs().MTU, nil
+	i := slices.IndexFunc(all, func(a netlink.Addr) bool { return a.IP.Equal(ip.AsSlice()) })
+	if i < 0 {
+		return 0, nil, fmt.Errorf("ip %s: no interface of the namespace has it; give the node's own address", ip)
+	}
+	link, err := p.handle.LinkByIndex(all[i].LinkIndex)
+	if err != nil {
+		return 0, nil, fmt.Errorf("asking for the interface of %s: %w", ip, err)
+	}
+	for _, a := range all {
+		if address, ok := netip.AddrFromSlice(a.IP); ok && a.LinkIndex == all[i].LinkIndex && a.Scope == unix.RT_SCOPE_UNIVERSE {
+			address = address.Unmap()
+			addresses = append(addresses, netip.PrefixFrom(address, address.BitLen()))
 		}
 	}
-	return 0, fmt.Errorf("ip %s: no interface of the namespace has it; give the node's own address", p.source)
+	return link.Attrs().MTU, addresses, nil
+}
+
+// families returns those that the node uses.
+func (p *endpoint) families() []int {
+	if slices.ContainsFunc(p.prefixes, func(p netip.Prefix) bool { return p.Addr().Is6() }) {
+		return []int{netlink.FAMILY_V4, netlink.FAMILY_V6}
+	}
+	return []int{netlink.FAMILY_V4}
 }
 
 // newDevice makes a TUN device in the present namespace. It lives until the file is closed.
@@ -108,15 +125,15 @@ func newDevice() (*os.File, error) {
 	return os.NewFile(uintptr(fd), deviceName), nil
 }
 
-func (p *endpoint) setUp(mtu int) error {
-	// Packets come in whose sender is routed elsewhere: while nodes are added, and where a sender from outside is passed on. No
-	// IPv6 is to come out.
-	for key, value := range map[string]string{
-		"ipv4/conf/" + deviceName + "/rp_filter":    "2", // loose, whatever conf/all has
-		"ipv6/conf/" + deviceName + "/disable_ipv6": "1",
-	} {
+func (p *endpoint) setUp(mtu int, ip netip.Addr) error {
+	// Packets come in whose sender is routed elsewhere: while nodes are added, and where a sender from outside is passed on.
+	sysctls := map[string]string{"ipv4/conf/" + deviceName + "/rp_filter": "2"} // loose, whatever conf/all has
+	if len(p.families()) == 1 {
+		sysctls["ipv6/conf/"+deviceName+"/disable_ipv6"] = "1"
+	}
+	for key, value := range sysctls {
 		err := os.WriteFile(filepath.Join("/proc/sys/net", key), []byte(value), 0)
-		if err != nil && !errors.Is(err, os.ErrNotExist) { // no IPv6
+		if err != nil && !errors.Is(err, os.ErrNotExist) { // a kernel without IPv6
 			return fmt.Errorf("setting a sysctl: %w", err)
 		}
 	}
@@ -125,8 +142,9 @@ func (p *endpoint) setUp(mtu int) error {
 		return fmt.Errorf("looking up %s: %w", deviceName, err)
 	}
 	p.index = link.Attrs().Index
-	// The node's address is on the device too, so that what the node sends or masquerades has that for its source.
-	address := &netlink.Addr{IPNet: &net.IPNet{IP: p.source, Mask: net.CIDRMask(32, 32)}}
+	// The node's address is on the device too, so that what the node sends or masquerades has that for its source. IPv6 looks
+	// at the other interfaces by itself.
+	address := &netlink.Addr{IPNet: ipNet(netip.PrefixFrom(ip, 32))}
 	for what, do := range map[string]func() error{
 		"MTU":     func() error { return p.handle.LinkSetMTU(link, mtu) },
 		"queue":   func() error { return p.handle.LinkSetTxQLen(link, queueLen) },
@@ -145,10 +163,14 @@ func (p *endpoint) setUp(mtu int) error {
 func (p *endpoint) route(to netip.Prefix) *netlink.Route {
 	return &netlink.Route{
 		LinkIndex: p.index,
-		Dst:       &net.IPNet{IP: to.Addr().AsSlice(), Mask: net.CIDRMask(to.Bits(), 32)},
+		Dst:       ipNet(to),
 		Scope:     netlink.SCOPE_LINK,
 		Table:     number,
 	}
+}
+
+func ipNet(p netip.Prefix) *net.IPNet {
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }
 
 func (p *endpoint) addRoutes(to []netip.Prefix) error {
@@ -170,29 +192,31 @@ func (p *endpoint) delRoutes(to []netip.Prefix) error {
 	return errors.Join(errs...)
 }
 
-func rule() *netlink.Rule {
+func rule(family int) *netlink.Rule {
 	r := netlink.NewRule()
-	r.Family, r.Priority, r.Table = netlink.FAMILY_V4, number, number
+	r.Family, r.Priority, r.Table = family, number, number
 	return r
 }
 
-func (p *endpoint) addRule() error {
-	if err := p.handle.RuleAdd(rule()); err != nil {
-		return fmt.Errorf("adding the routing rule %d: %w", number, err)
+func (p *endpoint) addRules() error {
+	for _, family := range p.families() {
+		if err := p.handle.RuleAdd(rule(family)); err != nil {
+			return fmt.Errorf("adding the routing rule %d: %w", number, err)
+		}
+		p.rules = append(p.rules, rule(family))
 	}
-	p.ruled = true
 	return nil
 }
 
-func (p *endpoint) delRule() error {
-	if !p.ruled {
-		return nil
+func (p *endpoint) delRules() error {
+	var errs []error
+	for _, r := range p.rules {
+		if err := p.handle.RuleDel(r); err != nil {
+			errs = append(errs, fmt.Errorf("removing the routing rule %d: %w", number, err))
+		}
 	}
-	p.ruled = false
-	if err := p.handle.RuleDel(rule()); err != nil {
-		return fmt.Errorf("removing the routing rule %d: %w", number, err)
-	}
-	return nil
+	p.rules = nil
+	return errors.Join(errs...)
 }
 
 // overrun returns how many packets the kernel had no room for.

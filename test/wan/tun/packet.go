@@ -5,15 +5,15 @@
 package tun
 
 import (
-	"encoding/binary"
 	"errors"
+	"net/netip"
 	"os"
 	"sync"
 	"time"
 )
 
 const (
-	// maxPacket is the largest IPv4 packet.
+	// maxPacket is the largest packet.
 	maxPacket = 65535
 	// maxQueued bounds the packets in flight to one node: what comes on top is dropped, as in a full router.
 	maxQueued = 1 << 16
@@ -44,7 +44,11 @@ func (e *Emulator) read(from *node) {
 
 // travel sends a packet on its way that a node sent at a given time.
 func (e *Emulator) travel(from *node, p []byte, sent time.Time) {
-	h := from.route(p)
+	to := destination(p)
+	if to.IsMulticast() || to.IsLinkLocalUnicast() {
+		return // an IPv6 device's talk with its neighbours, which it has none of
+	}
+	h := from.route(to)
 	if h == nil {
 		e.counter.unroutable.Add(1)
 		return
@@ -69,16 +73,22 @@ func (e *Emulator) travel(from *node, p []byte, sent time.Time) {
 	}
 }
 
-// route returns where a packet goes, or nil.
-func (n *node) route(p []byte) *hop {
-	const headerLen, version, destination = 20, 4, 16
-	if len(p) < headerLen || p[0]>>4 != version {
-		return nil
+// destination returns the address to which a packet goes, or an invalid one.
+func destination(p []byte) netip.Addr {
+	switch {
+	case len(p) >= 20 && p[0]>>4 == 4:
+		return netip.AddrFrom4([4]byte(p[16:20]))
+	case len(p) >= 40 && p[0]>>4 == 6:
+		return netip.AddrFrom16([16]byte(p[24:40]))
 	}
-	to := address4(p[destination:])
+	return netip.Addr{}
+}
+
+// route returns how packets go to an address, or nil. The addresses of two nodes do not overlap.
+func (n *node) route(to netip.Addr) *hop {
 	hops := *n.hops.Load()
 	for i := range hops {
-		if to&hops[i].mask == hops[i].network {
+		if hops[i].network.Contains(to) {
 			return &hops[i]
 		}
 	}
@@ -98,5 +108,3 @@ func (e *Emulator) deliver(to *node, b *[]byte, due time.Time) {
 		e.counter.failed.Add(1)
 	}
 }
-
-func address4(b []byte) uint32 { return binary.BigEndian.Uint32(b) }

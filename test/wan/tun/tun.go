@@ -15,12 +15,13 @@
 // NodePorts and the API server included. What stays on a node does not, nor what comes from outside, such as from the
 // machine itself.
 //
-// In a namespace it makes one device, one rule and one routing table, and changes nothing that was there. The process must
-// be root. Only IPv4 is delayed; IPv6 goes its way past the emulator.
+// In a namespace it makes one device, one routing table and a rule that leads there, and changes nothing that was there. The
+// process must be root. The nodes' IPv6 addresses are found where their IPv4 address is, so that IPv6 is no way past the
+// emulator: a kubelet tries it as soon as the API server does not answer at its IPv4 address for 0.3 s. Only link-local
+// addresses are left out.
 package tun
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -43,9 +44,9 @@ type Node struct {
 	Name string `json:"name"`
 	// NetNS is the file of the network namespace: ProcNetNS of a process in there, or /run/netns/NAME.
 	NetNS string `json:"netNS"`
-	// IP is the node's own address, which one of its interfaces has.
+	// IP is the node's own IPv4 address. What other addresses its interface has lead to the node, too.
 	IP netip.Addr `json:"ip"`
-	// PodCIDRs are the other addresses that are behind the node.
+	// PodCIDRs are the networks that are behind the node, IPv4 or IPv6.
 	PodCIDRs []netip.Prefix `json:"podCIDRs,omitempty"`
 }
 
@@ -62,16 +63,11 @@ func (n Node) validate() error {
 		return fmt.Errorf("ip %s: must be an IPv4 address", n.IP)
 	}
 	for _, p := range n.PodCIDRs {
-		if !p.IsValid() || !p.Addr().Is4() || p.Masked() != p {
-			return fmt.Errorf("podCIDRs: %s must be an IPv4 network, such as 10.244.1.0/24", p)
+		if !p.IsValid() || p.Masked() != p {
+			return fmt.Errorf("podCIDRs: %s must be a network, such as 10.244.1.0/24", p)
 		}
 	}
 	return nil
-}
-
-// prefixes returns all addresses that lead to the node.
-func (n Node) prefixes() []netip.Prefix {
-	return append([]netip.Prefix{netip.PrefixFrom(n.IP, 32)}, n.PodCIDRs...)
 }
 
 // Link is what lies between two nodes. The zero value is no distance at all.
@@ -141,7 +137,7 @@ type node struct {
 
 // hop says where packets for some addresses go, and how.
 type hop struct {
-	network, mask uint32
+	network       netip.Prefix
 	to            *node
 	delay, jitter time.Duration
 	loss          float64
@@ -180,24 +176,22 @@ func (e *Emulator) Add(n Node) error {
 	if e.isClosed {
 		return errors.New("the emulator is closed")
 	}
-	for _, other := range e.nodes {
-		if other.Name == n.Name {
-			continue
-		}
-		for _, p := range n.prefixes() {
-			for _, q := range other.prefixes() {
-				if p.Overlaps(q) {
-					return fmt.Errorf("node %q: its addresses %s overlap with %s of node %q", n.Name, p, q, other.Name)
-				}
-			}
-		}
-	}
 	if err := e.remove(n.Name); err != nil {
 		return err
 	}
 	added := &node{Node: n, dice: rand.NewPCG(e.seed, hash(n.Name))}
 	if err := added.open(n); err != nil {
 		return fmt.Errorf("node %q: %w", n.Name, err)
+	}
+	for _, other := range e.nodes {
+		for _, p := range added.prefixes {
+			for _, q := range other.prefixes {
+				if p.Overlaps(q) {
+					err := fmt.Errorf("node %q: its addresses %s overlap with %s of node %q", n.Name, p, q, other.Name)
+					return errors.Join(err, added.close())
+				}
+			}
+		}
 	}
 	var err error
 	added.queue, err = delay.NewQueue(maxQueued, func(p *[]byte, due time.Time) { e.deliver(added, p, due) })
@@ -220,14 +214,14 @@ func (e *Emulator) connect(added *node) error {
 		if other == added {
 			continue
 		}
-		if err := added.addRoutes(other.prefixes()); err != nil {
+		if err := added.addRoutes(other.prefixes); err != nil {
 			return fmt.Errorf("node %q: %w", added.Name, err)
 		}
-		if err := other.addRoutes(added.prefixes()); err != nil {
+		if err := other.addRoutes(added.prefixes); err != nil {
 			return fmt.Errorf("node %q: %w", other.Name, err)
 		}
 	}
-	if err := added.addRule(); err != nil {
+	if err := added.addRules(); err != nil {
 		return fmt.Errorf("node %q: %w", added.Name, err)
 	}
 	return nil
@@ -250,9 +244,9 @@ func (e *Emulator) remove(name string) error {
 		return nil
 	}
 	delete(e.nodes, name)
-	errs := []error{n.delRule()}
+	errs := []error{n.delRules()}
 	for _, other := range e.nodes {
-		errs = append(errs, other.delRoutes(n.prefixes()))
+		errs = append(errs, other.delRoutes(n.prefixes))
 	}
 	e.publish()
 	return errors.Join(append(errs, e.end(n))...)
@@ -365,7 +359,7 @@ func (e *Emulator) Close() error {
 	var errs []error
 	// First all rules, so that no packet meets half a network for long.
 	for _, n := range e.nodes {
-		errs = append(errs, n.delRule())
+		errs = append(errs, n.delRules())
 	}
 	for _, n := range e.nodes {
 		errs = append(errs, e.end(n))
@@ -385,10 +379,9 @@ func (e *Emulator) publish() {
 				continue
 			}
 			l := e.links[way{from.Name, to.Name}]
-			for _, p := range to.prefixes() {
+			for _, p := range to.prefixes {
 				hops = append(hops, hop{
-					network: address4(p.Addr().AsSlice()),
-					mask:    ^uint32(0) << (32 - p.Bits()),
+					network: p,
 					to:      to,
 					delay:   l.RTT / 2,
 					jitter:  l.Jitter,
@@ -397,8 +390,6 @@ func (e *Emulator) publish() {
 				})
 			}
 		}
-		// A node's address may lie within its own pods' network; the addresses of two nodes do not overlap.
-		slices.SortFunc(hops, func(a, b hop) int { return cmp.Compare(b.mask, a.mask) })
 		from.hops.Store(&hops)
 	}
 }
