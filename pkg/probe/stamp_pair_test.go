@@ -3,7 +3,6 @@
 package probe
 
 import (
-	"bytes"
 	"io"
 	"log/slog"
 	"net/netip"
@@ -96,10 +95,20 @@ func (p pair) probe() (*stampProbe, []byte) {
 	return probe, p.sender.packet(nil, probe)
 }
 
-// reflect returns the answer to a packet.
+// reflect returns the answer to a packet. Where the reflector took longer than a sender believes, since the machine is busy,
+// it forgets that and answers once more.
 func (p pair) reflect(packet []byte) ([]byte, Reflected) {
-	answer, result := p.reflector.answer(nil, packet, nil, senderAddr, time.Now())
-	return bytes.Clone(answer.octets), result
+	for {
+		answer, result := p.reflector.answer(nil, packet, nil, senderAddr, time.Now())
+		parse := ParseReflector
+		if p.reflector.cfg.Key != nil {
+			parse = parseAuthReflector
+		}
+		if a, _ := parse(answer.octets); a.Turnaround() <= MaxTurnaround {
+			return answer.octets, result
+		}
+		p.reflector.limiter = newLimiter(1e9, 1e9, 100)
+	}
 }
 
 // receive gives an answer to the sender a millisecond from now, and returns what became of it and of the probe; answered is
