@@ -12,9 +12,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -65,9 +67,8 @@ type Cluster struct {
 	Engine     *Engine
 
 	log io.Writer
-	mu  sync.Mutex
-	// loaded are the archives that every node has, for nodes that join later.
-	loaded []string
+	// mu guards the folder of loaded images.
+	mu sync.Mutex
 }
 
 // Create makes a cluster and waits until every node is Ready. What an earlier run left under this name goes first; what
@@ -222,7 +223,11 @@ func (c *Cluster) forget() error {
 	if err != nil {
 		return err
 	}
-	if err := os.RemoveAll(dir); err != nil {
+	images, err := c.imagesDir()
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(os.RemoveAll(dir), os.RemoveAll(images)); err != nil {
 		return err
 	}
 	// The last one leaves no folder behind.
@@ -316,6 +321,19 @@ func (c *Cluster) Nodes(ctx context.Context) ([]Node, error) {
 	return nodes, nil
 }
 
+// Node returns one node as it is now.
+func (c *Cluster) Node(ctx context.Context, name string) (Node, error) {
+	nodes, err := c.Nodes(ctx)
+	if err != nil {
+		return Node{}, err
+	}
+	i := slices.IndexFunc(nodes, func(n Node) bool { return n.Name == name })
+	if i < 0 {
+		return Node{}, fmt.Errorf("the cluster has no node %s", name)
+	}
+	return nodes[i], nil
+}
+
 type container struct {
 	id, name, role, ip, image string
 	running                   bool
@@ -368,20 +386,52 @@ const (
 	roleLabel    = "io.x-k8s.kind.role"
 )
 
-// LoadImage puts the image of a docker archive on every node, also on those that AddNode adds later: the archive must then
-// still be there.
+// LoadImage puts the image of a docker archive on every node. A copy is kept until the cluster is deleted: nodes that AddNode
+// adds later get it too.
 func (c *Cluster) LoadImage(ctx context.Context, archive string) error {
-	archive, err := filepath.Abs(archive)
+	kept, err := c.keepImage(archive)
 	if err != nil {
 		return err
 	}
-	if err := c.load(ctx, archive); err != nil {
-		return err
-	}
+	return c.load(ctx, kept)
+}
+
+// imagesDir keeps copies of the archives that were loaded.
+func (c *Cluster) imagesDir() (string, error) {
+	cache, err := cacheDir()
+	return filepath.Join(cache, "images-"+c.Name), err
+}
+
+func (c *Cluster) keepImage(archive string) (string, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.loaded = append(c.loaded, archive)
-	return nil
+	dir, err := c.imagesDir()
+	if err != nil {
+		return "", err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", err
+	}
+	earlier, err := filepath.Glob(filepath.Join(dir, "*.tar"))
+	if err != nil {
+		return "", err
+	}
+	// A later image of the same name shall come after an earlier one.
+	kept := filepath.Join(dir, fmt.Sprintf("%04d.tar", len(earlier)))
+	from, err := os.Open(archive)
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = from.Close() }()
+	to, err := os.Create(kept)
+	if err != nil {
+		return "", err
+	}
+	if _, err := io.Copy(to, from); err != nil {
+		_ = to.Close()
+		return "", errors.Join(err, os.Remove(kept))
+	}
+	return kept, to.Close()
 }
 
 func (c *Cluster) load(ctx context.Context, archive string, nodes ...string) error {
@@ -445,6 +495,7 @@ func (c *Cluster) AddNode(ctx context.Context) (Node, error) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 		defer cancel()
 		_, removed := c.Engine.Docker(ctx, "rm", "--force", "--volumes", name)
+		_ = c.Client.CoreV1().Nodes().Delete(ctx, name, metav1.DeleteOptions{}) // it may not have come that far
 		return Node{}, errors.Join(fmt.Errorf("node %s: %w", name, err), removed)
 	}
 	err = poll(ctx, readyLimit, "waiting for containerd", func(ctx context.Context) (bool, error) {
@@ -466,28 +517,33 @@ func (c *Cluster) AddNode(ctx context.Context) (Node, error) {
 	if _, err := command(ctx, c.Engine.Env(), []byte(join), "docker", "exec", "--interactive", name, "cp", "/dev/stdin", "/kind/kubeadm.conf"); err != nil {
 		return fail(err)
 	}
-	if _, err := c.Engine.Docker(ctx, "exec", name, "kubeadm", "join", "--config", "/kind/kubeadm.conf", "--skip-phases=preflight"); err != nil {
+	// The images come first: a pod that may not pull fails where its image is missing.
+	images, err := c.imagesDir()
+	if err != nil {
 		return fail(err)
 	}
-	c.mu.Lock()
-	archives := slices.Clone(c.loaded)
-	c.mu.Unlock()
+	archives, err := filepath.Glob(filepath.Join(images, "*.tar"))
+	if err != nil {
+		return fail(err)
+	}
 	for _, archive := range archives {
 		if err := c.load(ctx, archive, name); err != nil {
 			return fail(err)
 		}
 	}
+	if _, err := c.Engine.Docker(ctx, "exec", name, "kubeadm", "join", "--config", "/kind/kubeadm.conf", "--skip-phases=preflight"); err != nil {
+		return fail(err)
+	}
 	var node Node
 	err = poll(ctx, readyLimit, "waiting for the node to be Ready", func(ctx context.Context) (bool, error) {
-		nodes, err := c.Nodes(ctx)
-		if err != nil {
+		var err error
+		if node, err = c.Node(ctx, name); err != nil {
 			return false, err
 		}
-		i := slices.IndexFunc(nodes, func(n Node) bool { return n.Name == name })
-		if i < 0 || !nodes[i].Ready || nodes[i].PodCIDR == "" {
-			return false, nil
+		if !node.Ready || node.PodCIDR == "" {
+			log, _ := c.Engine.Docker(ctx, "exec", name, "journalctl", "--unit", "kubelet", "--no-pager", "--lines", "3", "--output", "cat")
+			return false, fmt.Errorf("its kubelet says: %s", log)
 		}
-		node = nodes[i]
 		return true, nil
 	})
 	if err != nil {
@@ -498,12 +554,11 @@ func (c *Cluster) AddNode(ctx context.Context) (Node, error) {
 
 // joinConfig makes one node's kubeadm configuration another's. A name or an address may be the beginning of another one.
 func joinConfig(config, oldName, oldIP, name, ip string) string {
-	replacer := strings.NewReplacer(
-		`/`+oldName+`"`, `/`+name+`"`,
-		`"`+oldName+`"`, `"`+name+`"`,
-		`"`+oldIP+`"`, `"`+ip+`"`,
-	)
-	return replacer.Replace(config)
+	for _, change := range [][2]string{{oldName, name}, {oldIP, ip}} {
+		whole := regexp.MustCompile(`(^|[^\w.-])` + regexp.QuoteMeta(change[0]) + `($|[^\w.-])`)
+		config = whole.ReplaceAllString(config, "${1}"+change[1]+"${2}")
+	}
+	return config
 }
 
 // nodeImage makes the engine have a node image and returns its name.
@@ -537,7 +592,9 @@ func (e *Engine) nodeImage(ctx context.Context, wanted string) (string, error) {
 	}
 	cmd := exec.CommandContext(ctx, filepath.Join(dir, "hack", "kind", "node-image.sh"))
 	cmd.Stderr = e.log
-	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	// The script waits for the program that it runs, so that one must hear of the end too.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
 	cmd.WaitDelay = 30 * time.Second
 	out, err := cmd.Output()
 	if err != nil {

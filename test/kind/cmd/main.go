@@ -35,8 +35,19 @@ func run(ctx context.Context, verb, name string, workers int) error {
 		}
 		fmt.Println("export KUBECONFIG=" + c.Kubeconfig)
 		return nil
+	case "add-node":
+		c, err := kind.Open(ctx, name)
+		if err != nil {
+			return err
+		}
+		node, err := c.AddNode(ctx)
+		if err != nil {
+			return err
+		}
+		fmt.Println(node.Name)
+		return nil
 	case "delete":
 		return kind.Delete(ctx, name, os.Stderr)
 	}
-	return fmt.Errorf("%q: say create or delete", verb)
+	return fmt.Errorf("%q: say create, add-node or delete", verb)
 }
