@@ -95,7 +95,9 @@ func newBed(t *testing.T, n int) *bed {
 			"ip route add "+node.podIP.String()+" dev pod0 scope link", "ip route add "+node.podIP6.String()+" dev pod0")
 		inNS(t, node.ns, func() error {
 			return errors.Join(os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0),
-				os.WriteFile("/proc/sys/net/ipv6/conf/all/forwarding", []byte("1"), 0))
+				os.WriteFile("/proc/sys/net/ipv6/conf/all/forwarding", []byte("1"), 0),
+				// As in Docker's containers.
+				os.WriteFile("/proc/sys/net/ipv6/conf/default/disable_ipv6", []byte("1"), 0))
 		})
 		run(t, node.pod, "ip link set lo up", "ip link set eth0 up", "ip addr add "+node.podIP.String()+"/32 dev eth0",
 			fmt.Sprintf("ip route add 10.244.%d.1 dev eth0 scope link", i), fmt.Sprintf("ip route add default via 10.244.%d.1", i),

@@ -127,7 +127,11 @@ func newDevice() (*os.File, error) {
 
 func (p *endpoint) setUp(mtu int, ip netip.Addr) error {
 	// Packets come in whose sender is routed elsewhere: while nodes are added, and where a sender from outside is passed on.
-	sysctls := map[string]string{"ipv4/conf/" + deviceName + "/rp_filter": "2"} // loose, whatever conf/all has
+	// Docker has IPv6 off where it did not ask for it.
+	sysctls := map[string]string{
+		"ipv4/conf/" + deviceName + "/rp_filter":    "2", // loose, whatever conf/all has
+		"ipv6/conf/" + deviceName + "/disable_ipv6": "0",
+	}
 	if len(p.families()) == 1 {
 		sysctls["ipv6/conf/"+deviceName+"/disable_ipv6"] = "1"
 	}
