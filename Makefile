@@ -41,7 +41,7 @@ RACE = $(if $(shell command -v "$$(go env CC)"),-race)
 
 .PHONY: help
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 ##@ What people use
 
@@ -184,3 +184,27 @@ bin/host-local bin/loopback bin/portmap bin/ptp &: $(kind_module)
 	@cd hack/tools/kind && go build -ldflags '-s -w' -o '$(CURDIR)/bin/' \
 		github.com/containernetworking/plugins/plugins/{ipam/host-local,main/loopback,main/ptp,meta/portmap}
 	@touch bin/{host-local,loopback,portmap,ptp}
+
+##@ End-to-end tests
+
+.PHONY: e2e-programs
+e2e-programs:
+	@echo "building the suite (the first time about 1 min) …"
+	@go build -ldflags '-s -w' -o bin/ ./test/e2e/workload/bulletinboard ./test/e2e/workload/boardclient ./test/wan/cmd/wanctl
+	@go build -ldflags '-s -w' -o bin/e2e ./test/e2e/run
+	@go test -c -tags e2e -ldflags '-s -w' -o bin/e2e.test ./test/e2e
+
+# A KUBECONFIG of the environment is not asked for: nobody's cluster should be tested in by accident.
+.PHONY: e2e
+ifeq ($(origin KUBECONFIG),command line)
+e2e: e2e-programs ## end-to-end tests on a kind cluster (KEEP=1, RUN=test), or on any (KUBECONFIG=file IMAGES=prefix): docs/e2e.md
+	@cd test/e2e && KUBECONFIG='$(abspath $(KUBECONFIG))' FOGSCHED_E2E_IMAGES='$(IMAGES)' FOGSCHED_E2E_OUT='$(CURDIR)/out/e2e' \
+		exec ../../bin/e2e.test -test.v -test.timeout 30m $(if $(RUN),-test.run '$(RUN)')
+else
+e2e: build e2e-programs $(KIND_PROGRAMS)
+	@exec bin/e2e -out out/e2e $(if $(filter-out 0 false no,$(KEEP)),-keep) $(if $(WORKERS),-workers $(WORKERS)) $(if $(RUN),-run '$(RUN)')
+endif
+
+.PHONY: e2e-down
+e2e-down: e2e-programs $(KIND_PROGRAMS) ## end what `make e2e KEEP=1` left running
+	@exec bin/e2e -out out/e2e -down

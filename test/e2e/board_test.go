@@ -119,8 +119,8 @@ func boardRound(ctx context.Context, t *testing.T, cfg *envconf.Config, schedule
 		t.Fatal(err)
 	}
 	for _, o := range objects {
-		if err := cfg.Client().Resources().Create(ctx, o); err != nil {
-			t.Fatalf("creating %s %s: %v", o.GetKind(), o.GetName(), err)
+		if err := apply(ctx, cfg, o); err != nil {
+			t.Fatal(err)
 		}
 	}
 	until(ctx, t, 90*time.Second, "the board and its Redis to be ready", func(ctx context.Context) (string, error) {
@@ -197,7 +197,7 @@ func users(ctx context.Context, t *testing.T, ns string, entries []string) []wor
 		p.Spec.RestartPolicy = corev1.RestartPolicyNever
 		// What the users' node does with the node port is what any user's packet meets that comes in there.
 		c := &p.Spec.Containers[0]
-		c.Name, c.Image = "users", image("client")
+		c.Name, c.Image = "users", image("boardclient")
 		c.Env = []corev1.EnvVar{
 			{Name: "NODE_NAME", Value: node},
 			{Name: "HOST_IP", ValueFrom: &corev1.EnvVarSource{FieldRef: &corev1.ObjectFieldSelector{FieldPath: "status.hostIP"}}},

@@ -6,6 +6,7 @@ package e2e
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"os"
 	"slices"
@@ -15,6 +16,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/e2e-framework/klient/k8s"
 	"sigs.k8s.io/e2e-framework/klient/k8s/resources"
 	"sigs.k8s.io/e2e-framework/pkg/envconf"
 
@@ -57,8 +60,8 @@ func install(ctx context.Context, cfg *envconf.Config) (context.Context, error) 
 			return ctx, err
 		}
 		for _, o := range objects {
-			if err := cfg.Client().Resources().Create(ctx, o); err != nil {
-				return ctx, fmt.Errorf("creating %s %s: %w", o.GetKind(), o.GetName(), err)
+			if err := apply(ctx, cfg, o); err != nil {
+				return ctx, err
 			}
 		}
 	default:
@@ -80,6 +83,22 @@ func install(ctx context.Context, cfg *envconf.Config) (context.Context, error) 
 		return m.missing(nodes), nil
 	})
 	return ctx, err
+}
+
+// apply does what `kubectl apply --server-side` does.
+func apply(ctx context.Context, cfg *envconf.Config, o *unstructured.Unstructured) error {
+	body, err := json.Marshal(o)
+	if err != nil {
+		return fmt.Errorf("encoding %s %s: %w", o.GetKind(), o.GetName(), err)
+	}
+	force := true
+	err = cfg.Client().Resources().Patch(ctx, o, k8s.Patch{PatchType: types.ApplyPatchType, Data: body}, func(opts *metav1.PatchOptions) {
+		opts.FieldManager, opts.Force = "fogsched-e2e", &force
+	})
+	if err != nil {
+		return fmt.Errorf("applying %s %s: %w", o.GetKind(), o.GetName(), err)
+	}
+	return nil
 }
 
 // product is the shipped overlay with the images of this run and the faster probes.

@@ -11,8 +11,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
-	"strings"
 
 	"github.com/fogsched/fogsched/test/kind"
 )
@@ -38,7 +36,7 @@ func (l *lab) buildImages(ctx context.Context) ([]string, error) {
 		archives = append(archives, named)
 		return os.Rename(archive, named)
 	}
-	for _, name := range []string{"fogsched", "fogprobe", "bulletinboard", "client"} {
+	for _, name := range []string{"fogsched", "fogprobe", "bulletinboard", "boardclient"} {
 		program, err := sibling(name)
 		if err != nil {
 			return nil, err
@@ -73,16 +71,7 @@ func (l *lab) redis(ctx context.Context) (map[string]string, error) {
 			return nil, err
 		}
 	}
-	out, err := exec.CommandContext(ctx, "ldd", program).CombinedOutput()
-	if err != nil {
-		return nil, fmt.Errorf("ldd %s: %w: %s", program, err, out)
-	}
-	files := map[string]string{"/redis-server": program}
-	libraries, err := parseLDD(string(out))
-	for _, path := range libraries {
-		files[path] = path
-	}
-	return files, err
+	return kind.WithLibraries(map[string]string{"/redis-server": program})
 }
 
 // findRedis returns the path of redis-server. Debian's redis-check-rdb is the same program, which looks at its name.
@@ -93,26 +82,4 @@ func findRedis() (string, error) {
 		}
 	}
 	return "", exec.ErrNotFound
-}
-
-// library is the path in a line of ldd, behind the arrow where there is one.
-var library = regexp.MustCompile(`(?:=> )?(/\S+) \(0x[0-9a-f]+\)$`)
-
-// parseLDD returns the paths of the libraries that ldd lists, the loader among them.
-func parseLDD(out string) ([]string, error) {
-	if strings.Contains(out, "not a dynamic executable") || strings.Contains(out, "statically linked") {
-		return nil, nil
-	}
-	var paths []string
-	for line := range strings.Lines(out) {
-		line = strings.TrimSpace(line)
-		switch m := library.FindStringSubmatch(line); {
-		case m != nil:
-			paths = append(paths, m[1])
-		case line == "" || strings.HasPrefix(line, "linux-vdso") || strings.HasPrefix(line, "linux-gate"): // of the kernel
-		default:
-			return nil, fmt.Errorf("ldd: %q: a library is missing", line)
-		}
-	}
-	return paths, nil
 }

@@ -27,7 +27,6 @@ import (
 )
 
 const (
-	clusterName  = "fogsched-e2e"
 	socketFile   = "wan.sock"
 	imagesFolder = "images"
 )
@@ -63,7 +62,7 @@ func (l *lab) build(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	l.cluster, err = kind.Create(ctx, kind.Config{Name: clusterName, Workers: l.workers, Stay: l.keep, Log: l})
+	l.cluster, err = kind.Create(ctx, kind.Config{Name: l.name, Workers: l.workers, Stay: l.keep, Log: l})
 	if err != nil {
 		return fmt.Errorf("making a kind cluster: %w", err)
 	}
@@ -182,7 +181,7 @@ func (l *lab) test(ctx context.Context) error {
 	cmd.Env = append(os.Environ(),
 		"KUBECONFIG="+l.cluster.Kubeconfig,
 		"FOGSCHED_E2E_EMULATOR="+l.socket(),
-		"FOGSCHED_E2E_MACHINES="+clusterName,
+		"FOGSCHED_E2E_MACHINES="+l.name,
 		"FOGSCHED_E2E_IMAGES=",
 		"FOGSCHED_E2E_OUT="+l.out,
 		fmt.Sprintf("FOGSCHED_E2E_STARTED=%d", l.started.Unix()),

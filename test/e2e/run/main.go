@@ -20,6 +20,7 @@ import (
 )
 
 type options struct {
+	name    string // of the cluster
 	out     string // of report.json, logs, the emulator's socket and the images
 	keep    bool
 	workers int
@@ -29,6 +30,7 @@ type options struct {
 
 func main() {
 	o := options{started: time.Now()}
+	flag.StringVar(&o.name, "name", "fogsched-e2e", "`name` of the cluster")
 	flag.StringVar(&o.out, "out", "out/e2e", "`folder` of report.json")
 	flag.BoolVar(&o.keep, "keep", false, "leave cluster and emulator running afterwards, and say how to reach and how to end them")
 	flag.IntVar(&o.workers, "workers", 5, "nodes beside the control plane, at least 5")
@@ -44,7 +46,7 @@ func main() {
 	var err error
 	if o.out, err = filepath.Abs(o.out); err == nil {
 		if *down {
-			err = removeAll(ctx, o.out)
+			err = removeAll(ctx, o)
 		} else {
 			err = run(ctx, o)
 		}
@@ -93,7 +95,7 @@ func run(ctx context.Context, o options) (err error) {
 }
 
 // removeAll removes what any earlier run left.
-func removeAll(ctx context.Context, out string) error {
-	return errors.Join(stopEmulator(filepath.Join(out, socketFile)), kind.Delete(ctx, clusterName, os.Stderr),
-		os.RemoveAll(filepath.Join(out, imagesFolder)))
+func removeAll(ctx context.Context, o options) error {
+	return errors.Join(stopEmulator(filepath.Join(o.out, socketFile)), kind.Delete(ctx, o.name, os.Stderr),
+		os.RemoveAll(filepath.Join(o.out, imagesFolder)))
 }

@@ -7,7 +7,6 @@ package main
 import (
 	"fmt"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -15,34 +14,6 @@ import (
 
 	"github.com/fogsched/fogsched/test/kind"
 )
-
-func TestParseLDD(t *testing.T) {
-	tests := map[string]struct {
-		in      string
-		want    []string
-		wantErr string
-	}{
-		"a dynamic program": {
-			in: "\tlinux-vdso.so.1 (0x00007ffe)\n\tlibm.so.6 => /lib/x86_64-linux-gnu/libm.so.6 (0x00007f01)\n" +
-				"\t/lib64/ld-linux-x86-64.so.2 (0x00007f02)\n",
-			want: []string{"/lib/x86_64-linux-gnu/libm.so.6", "/lib64/ld-linux-x86-64.so.2"},
-		},
-		"a static program":     {in: "\tnot a dynamic executable\n"},
-		"a static PIE":         {in: "\tstatically linked\n"},
-		"a library is missing": {in: "\tlibjemalloc.so.2 => not found\n", wantErr: "libjemalloc.so.2"},
-	}
-	for name, tt := range tests {
-		t.Run(name, func(t *testing.T) {
-			got, err := parseLDD(tt.in)
-			if (err == nil) != (tt.wantErr == "") || err != nil && !strings.Contains(err.Error(), tt.wantErr) {
-				t.Fatalf("error %v, want %q", err, tt.wantErr)
-			}
-			if diff := cmp.Diff(tt.want, got); diff != "" {
-				t.Errorf("paths (-want +got):\n%s", diff)
-			}
-		})
-	}
-}
 
 func testPlaces(workers int) []place {
 	nodes := []kind.Node{{Name: "control-plane", ControlPlane: true}}

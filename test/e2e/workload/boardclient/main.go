@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command client is the users of the bulletin board on one node: it sends a bounded number of HTTP requests at a steady rate and
+// Command boardclient is the users of the bulletin board on one node: it sends a bounded number of HTTP requests at a steady rate and
 // prints their latencies as one line of JSON.
 package main
 
@@ -24,7 +24,7 @@ func main() {
 	defer stop()
 	if err := run(ctx, os.Args[1:], os.Stdout); err != nil {
 		if !errors.Is(err, flag.ErrHelp) {
-			fmt.Fprintln(os.Stderr, "client:", err)
+			fmt.Fprintln(os.Stderr, "boardclient:", err)
 		}
 		os.Exit(1)
 	}
@@ -32,7 +32,7 @@ func main() {
 
 func run(ctx context.Context, args []string, stdout io.Writer) error {
 	var l load
-	set := flag.NewFlagSet("client", flag.ContinueOnError)
+	set := flag.NewFlagSet("boardclient", flag.ContinueOnError)
 	node := set.String("node", os.Getenv("NODE_NAME"), "`name` of this node, for the report; default: $NODE_NAME")
 	rate := set.Float64("rate", 20, "requests a second, above 0, at most 1000")
 	set.StringVar(&l.url, "url", "", "the board's `URL`")
