@@ -11,8 +11,8 @@ const Dimensions = 8
 const MinError = 0.01
 
 const (
-	// maxReportedError is the error, 100 %, from which on a node's own word is that its coordinate says nothing: a new one
-	// starts at 150 %.
+	// maxReportedError is the error, 100 %, from which on a node's own word is that its coordinate says nothing: a new one starts
+	// at 150 %. It counts where too few others measured the node to tell.
 	maxReportedError = 1.0
 
 	// maxObservedError is the error against what others measured above which a coordinate is not used, 40 %. On PlanetLab nine
@@ -50,7 +50,7 @@ func CoordinateFromSeconds(vector []float64, height, adjustment, err float64) Ne
 	return c
 }
 
-// Check says why a coordinate cannot be used; "" where it can.
+// Check says why a coordinate is none; "" where it is one. Whether it is of use is for Judge to say.
 func (c *NetworkCoordinate) Check() Reason {
 	const limit = float64(MaxRTT) / 1e3
 	for _, v := range append([]float32{c.Height, c.Adjustment}, c.Vector[:]...) {
@@ -68,8 +68,8 @@ func (c *NetworkCoordinate) Check() Reason {
 		return ReasonNaN
 	case c.Height < 0 || e < 0:
 		return ReasonNotPositive
-	case e >= maxReportedError:
-		return ReasonInaccurate
+	case math.IsInf(e, 0):
+		return ReasonInfinite
 	}
 	return ""
 }

@@ -48,11 +48,15 @@ func ParsePosition(text string) (Position, error) {
 // Known reports whether the position is known.
 func (p Position) Known() bool { return p != Position{} }
 
+// chord is the straight distance to another position, in radii of the Earth.
+func (p Position) chord(to Position) float64 {
+	return math.Sqrt((p.x-to.x)*(p.x-to.x) + (p.y-to.y)*(p.y-to.y) + (p.z-to.z)*(p.z-to.z))
+}
+
 // kilometres is the great-circle distance to another known position.
 func (p Position) kilometres(to Position) float64 {
 	// The angle from the chord: the arc cosine of a product would be inexact where it matters most, at short distances.
-	chord := math.Sqrt((p.x-to.x)*(p.x-to.x) + (p.y-to.y)*(p.y-to.y) + (p.z-to.z)*(p.z-to.z))
-	return 2 * earthRadiusKilometres * math.Asin(min(chord/2, 1))
+	return 2 * earthRadiusKilometres * math.Asin(min(p.chord(to)/2, 1))
 }
 
 // LeastRTT is the time that light in fibre takes along the great circle and back: no RTT between the two places can be below
@@ -62,4 +66,18 @@ func (p Position) LeastRTT(to Position) time.Duration {
 		return 0
 	}
 	return time.Duration(2 * p.kilometres(to) / fibreKilometresPerMilli * float64(time.Millisecond))
+}
+
+// fasterThanLight reports whether a known RTT is below LeastRTT.
+func fasterThanLight(rtt RTT, a, b Position) bool {
+	if !a.Known() || !b.Known() {
+		return false
+	}
+	// An arc is at most π/2 times its chord, which is enough to know of nearly all pairs.
+	const microsPerRadius = 2 * earthRadiusKilometres / float64(fibreKilometresPerMilli) * 1000
+	if float64(rtt.us) >= a.chord(b)*microsPerRadius*math.Pi/2 {
+		return false
+	}
+	d, _ := rtt.Duration()
+	return d < a.LeastRTT(b)
 }

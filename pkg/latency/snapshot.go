@@ -28,6 +28,15 @@ type ZoneTable struct {
 	Between func(a, b int32) Estimate
 }
 
+// zones returns the number of zones.
+func (z *ZoneTable) zones() int {
+	n := int32(0)
+	for _, zone := range z.Of {
+		n = max(n, zone+1)
+	}
+	return int(n)
+}
+
 func (z *ZoneTable) estimate(from, to int32) Estimate {
 	if z == nil || z.Of[from] < 0 || z.Of[to] < 0 {
 		return Estimate{}
@@ -92,9 +101,12 @@ type Snapshot struct {
 }
 
 // NewSnapshot makes a snapshot that believes all of a picture.
-func NewSnapshot(p *Picture) *Snapshot { return newSnapshot(p, incomingOf(p.Edges)) }
+func NewSnapshot(p *Picture) *Snapshot {
+	in := incomingOf(p.Edges)
+	return newSnapshot(p, in, twinsOf(p.Edges, in))
+}
 
-func newSnapshot(p *Picture, in [][]incoming) *Snapshot {
+func newSnapshot(p *Picture, in [][]incoming, twins [][]int32) *Snapshot {
 	n := len(p.Names)
 	s := &Snapshot{
 		built: p.Built, names: p.Names, index: p.Index, out: p.Edges, in: in, coordinates: p.Coordinates, zones: p.Zones,
@@ -110,14 +122,17 @@ func newSnapshot(p *Picture, in [][]incoming) *Snapshot {
 			s.rows[st][d] = make([]atomic.Pointer[Row], n)
 		}
 	}
-	for i := range int32(n) {
-		s.pairs(i, func(other int32, own, others *Edge) {
-			if (own != nil && own.Measured()) || (others != nil && others.Measured()) {
-				if other > i {
-					s.measured++
-				}
+	for i := range s.out {
+		for k := range s.out[i] {
+			e := &s.out[i][k]
+			if !e.Measured() {
+				continue
 			}
-		})
+			// A pair that both ends measured counts at the lower one.
+			if t := twins[i][k]; t < 0 || int32(i) < e.To || !s.out[e.To][t].Measured() {
+				s.measured++
+			}
+		}
 	}
 	return s
 }
@@ -146,14 +161,37 @@ func incomingOf(out [][]Edge) [][]incoming {
 	return in
 }
 
+// twinsOf finds, for each edge, the place of the one that leads back among the edges of the node at its other end; -1 where there is
+// none.
+func twinsOf(out [][]Edge, in [][]incoming) [][]int32 {
+	total := 0
+	for i := range out {
+		total += len(out[i])
+	}
+	backing := make([]int32, total)
+	twins := make([][]int32, len(out))
+	for i := range out {
+		twins[i], backing = backing[:len(out[i]):len(out[i])], backing[len(out[i]):]
+		j := 0
+		for k := range out[i] {
+			to := out[i][k].To
+			for j < len(in[i]) && in[i][j].from < to {
+				j++
+			}
+			twins[i][k] = -1
+			if j < len(in[i]) && in[i][j].from == to {
+				twins[i][k] = in[i][j].position
+			}
+		}
+	}
+	return twins
+}
+
 // pairs calls f for every node of which a node says something or that says something of it, in the order of their numbers: own is
 // the node's edge to it, others its edge to the node; at least one is not nil.
 func (s *Snapshot) pairs(node int32, f func(other int32, own, others *Edge)) {
-	eachPair(s.out, s.in, node, f)
-}
-
-func eachPair(out [][]Edge, in [][]incoming, node int32, f func(other int32, own, others *Edge)) {
-	own, others := out[node], in[node]
+	out := s.out
+	own, others := out[node], s.in[node]
 	for i, j := 0, 0; i < len(own) || j < len(others); {
 		switch {
 		case j == len(others) || i < len(own) && own[i].To < others[j].from:
@@ -319,21 +357,27 @@ func (s *Snapshot) fillFromZones(r *Row, target int32, d Direction, st Statistic
 	if z == nil || z.Of[target] < 0 {
 		return
 	}
-	perZone := map[int32]Estimate{} // many nodes, few zones
+	// Many nodes, few zones.
+	type cell struct {
+		rtt RTT
+		p   Provenance
+		set bool
+	}
+	perZone := make([]cell, z.zones())
 	for i, zone := range z.Of {
 		if zone < 0 {
 			continue
 		}
-		e, ok := perZone[zone]
-		if !ok {
-			e = z.Between(zone, z.Of[target])
+		c := &perZone[zone]
+		if !c.set {
+			e := z.Between(zone, z.Of[target])
 			if d == FromTarget {
 				e = z.Between(z.Of[target], zone)
 			}
-			perZone[zone] = e
+			*c = cell{e.RTT(st), e.Provenance, true}
 		}
-		if rtt := e.RTT(st); rtt.Known() {
-			r.RTT[i], r.Provenance[i] = rtt, e.Provenance
+		if c.rtt.Known() {
+			r.RTT[i], r.Provenance[i] = c.rtt, c.p
 		}
 	}
 }

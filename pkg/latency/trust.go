@@ -8,20 +8,21 @@ import (
 	"time"
 )
 
-// A scheduler that minimises draws pods to whoever reports the smallest numbers, so that one node that lies, or whose clock or
-// prober is broken, could draw them all. Judge decides what is believed, by evidence that the node itself does not write:
+// A scheduler that minimises draws pods to whoever reports the smallest numbers: one node that lies, or whose clock or prober is
+// broken, could draw them all. Judge decides what is believed, by evidence that the node itself does not write:
 //
 //   - A pair that both ends measured is believed as the worse of the two where they disagree by more than the noise: see merge.
-//   - A node that disagrees with more than half of those that can contradict it, and with three of them at least, is a Suspect;
-//     whoever keeps track leaves out what a Distrusted node says.
-//   - What only one end measured, L of T, is held against witnesses X that measured L and have a distance to T: by the triangle
-//     inequality d(L,T) ≥ |d(X,T) − d(X,L)|. Real networks violate it at times, so it takes three witnesses, their median, and a
-//     claim that is below a half of it, or below what the network itself shows to be out of the ordinary.
+//   - What only one end measured, L of T, is held against witnesses X that measured L and have a distance to T, measured or by
+//     coordinates: by the triangle inequality d(L,T) ≥ |d(X,T) − d(X,L)|. Real networks violate it at times, so it takes three
+//     witnesses, their median, and a claim below half of it.
+//   - A node that more than half of those contradict who could, and three of them at least, is a Suspect. Whoever keeps track of
+//     that leaves out what a Distrusted node says; what others measured of it stays.
 //   - No RTT is below what light in fibre needs between two known positions.
 //   - A pair whose probes one end lost is not known by what the other end measured long before.
 //   - A coordinate is as good as it predicts what others measured of its node.
 //
-// More than half of a node's witnesses lying together can deceive it.
+// On PlanetLab, with 16 peers and 10 nodes of interest, it rejects 0.15 % of honest measurements and no honest node, and 98 % of the lies
+// of 10 % colluding nodes that report a tenth of each RTT; more than half of a node's witnesses lying together deceive it.
 
 // Evidence is what Judge needs beside a picture. Every slice is indexed by node number and may be nil.
 type Evidence struct {
@@ -30,6 +31,31 @@ type Evidence struct {
 	Refresh []time.Duration
 	// Distrusted nodes' own reports and coordinates are left out.
 	Distrusted []bool
+	// Memory is of the last picture of the same nodes; nil: none.
+	Memory *Memory
+}
+
+// Memory is what Judge keeps of one picture for the next one of the same nodes: in a large cluster it examines only the nodes
+// that said something new, and some of the others in turn. The zero value remembers nothing.
+type Memory struct {
+	nodes []examined
+	next  int
+}
+
+// examined is what others say of a node.
+type examined struct {
+	// edges and coordinate are what the node said itself: whether it is something new.
+	edges      []Edge
+	coordinate NetworkCoordinate
+	// err is the error of its coordinate; 0 where too few others could tell.
+	err float32
+	// claims are in ascending order of position.
+	claims []claim
+}
+
+// is reports whether a node still says the same: edges are immutable, so the same ones are in the same place.
+func (e *examined) is(edges []Edge, c *NetworkCoordinate) bool {
+	return len(e.edges) == len(edges) && (len(edges) == 0 || &e.edges[0] == &edges[0]) && (c == nil || e.coordinate == *c)
 }
 
 // Rejection is one measurement that is not believed, and why.
@@ -58,25 +84,38 @@ const (
 	maxWitnesses     = 8
 	// maxNeighbours bounds how many of the nodes that measured a node are asked about it; a node of interest is measured by all.
 	maxNeighbours = 64
+	// A node that says more than talkative times what the median node does is no witness: a few could outnumber all the others.
+	// minTalkative is above what a prober measures in a large cluster.
+	talkative    = 4
+	minTalkative = 100
 	// minWrong is how many nodes must have measured a node faster than light before its position is taken as wrong.
 	minWrong = 3
 
-	// implausible is how far below the median of the witnesses a claim must be, at least, to be rejected: by half. Where distances
-	// violate the triangle inequality more, the bar is higher: outlier spreads of the logarithm of the ratio, as far as the upper
-	// quartile is from the median, above the median. On PlanetLab the half decides, and rejects 0.3 % of honest claims; on the
-	// Seattle data, where a distance is easily ten times the other way round, a claim must be 20 to 40 times too small.
+	// implausible is how many times a claim must be below the median of its witnesses to be rejected.
 	implausible = 2
-	outlier     = 5.5
-	// minRatios is how many claims it takes to know a network's spread.
-	minRatios = 64
+	// A network is no space where the witnesses of a quarter of all claims put the distance above noSpace times the claim: the
+	// inequality says little there, and a claim must be below the median by noSpaceImplausible. The quartile is 0.6 to 0.85 on PlanetLab,
+	// 1 to 1.3 on the Seattle data. It takes minRatios claims to tell, of which maxRatios of one node count: whoever claims more has no
+	// more weight.
+	noSpace            = 0.95
+	noSpaceImplausible = 100
+	minRatios          = 64
+	maxRatios          = 4
+	// hearsay is how many times its own error is taken off what a witness says by coordinates.
+	hearsay = 1.25
 
 	// contradiction is the power to which the median ratio of the two ends' words is raised to get the ratio above which they
-	// contradict each other: in a network that is calm the noise decides, and in one where the two ends differ by 60 % all the time
-	// (Seattle) it takes a factor of 5.
-	contradiction = 3.5
+	// contradict each other. In a calm network the noise decides; where the two ends differ by 60 % all the time (Seattle) it takes a
+	// factor of 5, which is also the most.
+	contradiction    = 3.5
+	maxContradiction = 5
+
 	// lateness is what a report may be later than its refresh interval.
 	lateness = time.Minute
-	// maxSampled bounds how many values a median of a whole network is taken from.
+	// maxExamined is how many edges the nodes have that are examined at a time, beside those that said something new: all
+	// of 1,250 nodes with 26 peers.
+	maxExamined = 1 << 15
+	// maxSampled bounds how many values a quantile of a whole network is taken from.
 	maxSampled = 8192
 )
 
@@ -95,19 +134,25 @@ type Verdict struct {
 	// Disputed is how many pairs both ends measured, and differ by more than the noise.
 	Disputed int
 
-	in [][]incoming
+	in    [][]incoming
+	twins [][]int32
 }
 
 // Snapshot makes the snapshot of what is believed.
-func (v *Verdict) Snapshot() *Snapshot { return newSnapshot(&v.Believed, v.in) }
+func (v *Verdict) Snapshot() *Snapshot { return newSnapshot(&v.Believed, v.in, v.twins) }
 
-// Judge decides what of a picture is believed. It takes O(edges · edges of a node).
+// Judge decides what of a picture is believed. For what it examines it takes O(edges · edges of a node), else O(edges).
 func Judge(p *Picture, ev *Evidence) *Verdict {
 	j := &judge{Picture: *p, ev: ev, in: incomingOf(p.Edges)}
 	n := len(p.Names)
-	j.v = &Verdict{in: j.in, Standing: make([]Standing, n), Coordinate: make([]Reason, n)}
+	j.twins = twinsOf(p.Edges, j.in)
+	j.v = &Verdict{in: j.in, twins: j.twins, Standing: make([]Standing, n), Coordinate: make([]Reason, n)}
+	j.claims = make([][]claim, n)
+	j.talkative = max(minTalkative, talkative*medianLength(p.Edges))
+	j.remember()
 	ratio := j.ratioOfEnds()
 	j.positions()
+	j.v.Believed.Coordinates = j.coordinates()
 	for i := range int32(n) {
 		j.judgeNode(i, ratio)
 	}
@@ -118,18 +163,62 @@ func Judge(p *Picture, ev *Evidence) *Verdict {
 
 type judge struct {
 	Picture
-	ev *Evidence
-	in [][]incoming
-	v  *Verdict
+	ev    *Evidence
+	in    [][]incoming
+	twins [][]int32
+	v     *Verdict
 
-	position []Position // of those that can be true
+	memory    *Memory
+	examine   []bool     // by node number: whether memory is not enough
+	position  []Position // of those that can be true
+	talkative int
+	claims    [][]claim // by node number
 
 	// Of judgeNode, by node number, empty between calls: the claim about a node, and the distance of a witness from the node.
 	claimAbout []int32
 	witness    []float32
 	near       []int32
 	asked      []testimony
-	claims     []claim
+}
+
+// remember decides which nodes to examine.
+func (j *judge) remember() {
+	n := len(j.Names)
+	j.memory = j.ev.Memory
+	if j.memory == nil {
+		j.memory = &Memory{}
+	}
+	m := j.memory
+	if len(m.nodes) != n {
+		*m = Memory{nodes: make([]examined, n)}
+	}
+	j.examine = make([]bool, n)
+	total, left := 0, maxExamined
+	for i := range m.nodes {
+		var c *NetworkCoordinate
+		if j.Coordinates != nil {
+			c = &j.Coordinates[i]
+		}
+		total += len(j.Edges[i])
+		if j.examine[i] = !m.nodes[i].is(j.Edges[i], c); j.examine[i] {
+			left -= len(j.Edges[i])
+			m.nodes[i] = examined{edges: j.Edges[i]}
+			if c != nil {
+				m.nodes[i].coordinate = *c
+			}
+		}
+	}
+	if total <= maxExamined {
+		left = total
+	}
+	for range n {
+		if left <= 0 {
+			return
+		}
+		m.next = (m.next + 1) % n
+		left -= max(1, len(j.Edges[m.next]))
+		j.examine[m.next] = true
+	}
 }
 
 // testimony is what witnesses say of one claim.
@@ -137,6 +226,7 @@ type testimony struct {
 	position int32
 	to       int32
 	count    int
+	seen     int // of them those that measured both ends
 	who      [maxWitnesses]int32
 	bounds   [maxWitnesses]float32
 }
@@ -149,13 +239,17 @@ func (t *testimony) add(x int32, bound float32) {
 	t.count++
 }
 
-// claim is what a node alone measured, beside the median of its witnesses.
+// claim is what a node alone measured, by its place in the node's edges, beside the median of its witnesses.
 type claim struct {
-	from, position int32
-	bound          float32 // µs
+	position int32
+	bound    float32 // µs
+	seen     bool    // by enough witnesses that measured both ends
 }
 
 func (j *judge) distrusted(n int32) bool { return j.ev.Distrusted != nil && j.ev.Distrusted[n] }
+
+// witnesses reports whether what a node says counts as evidence about others.
+func (j *judge) witnesses(n int32) bool { return !j.distrusted(n) && len(j.Edges[n]) <= j.talkative }
 
 func (j *judge) refresh(n int32) time.Duration {
 	if j.ev.Refresh == nil {
@@ -164,24 +258,56 @@ func (j *judge) refresh(n int32) time.Duration {
 	return j.ev.Refresh[n]
 }
 
-// ratioOfEnds returns the ratio above which the two ends of a pair contradict each other.
+// ratioOfEnds returns the ratio above which the two ends of a pair contradict each other, from the median of the nodes' medians: whoever
+// says more has no more weight.
 func (j *judge) ratioOfEnds() float32 {
-	var ratios []float32
+	var ratios, own []float32
 	for i := range int32(len(j.Names)) {
-		eachPair(j.Edges, j.in, i, func(other int32, own, others *Edge) {
-			if other < i || own == nil || others == nil || !own.Measured() || !others.Measured() {
-				return
+		own = own[:0]
+		for k := range j.Edges[i] {
+			a, b := &j.Edges[i][k], j.twin(i, k)
+			if b == nil || !a.Measured() || !b.Measured() {
+				continue
 			}
-			if disagree(own.typical, others.typical, noiseRatio) {
+			ratio := float32(1)
+			if disagree(a.typical, b.typical, 1) {
+				ratio = max(a.typical.us, b.typical.us) / min(a.typical.us, b.typical.us)
+			}
+			if ratio > noiseRatio && i < a.To {
 				j.v.Disputed++
 			}
-			ratios = append(ratios, max(own.typical.us, others.typical.us)/min(own.typical.us, others.typical.us))
-		})
+			own = append(own, ratio)
+		}
+		if len(own) > 0 {
+			ratios = append(ratios, quantile(own, 0.5))
+		}
 	}
 	if len(ratios) == 0 {
 		return noiseRatio
 	}
-	return max(noiseRatio, float32(math.Pow(float64(quantile(ratios, 0.5)), contradiction)))
+	return min(max(noiseRatio, float32(math.Pow(float64(quantile(ratios, 0.5)), contradiction))), maxContradiction)
+}
+
+// twin returns what the other end says of an edge's pair, nil where that is nothing.
+func (j *judge) twin(i int32, k int) *Edge {
+	t := j.twins[i][k]
+	if t < 0 {
+		return nil
+	}
+	return &j.Edges[j.Edges[i][k].To][t]
+}
+
+func medianLength(edges [][]Edge) int {
+	var lengths []float32
+	for i := range edges {
+		if n := len(edges[i]); n > 0 {
+			lengths = append(lengths, float32(n))
+		}
+	}
+	if len(lengths) == 0 {
+		return 0
+	}
+	return int(quantile(lengths, 0.5))
 }
 
 // quantile returns the value of which a share p is below. It reorders values, and looks at no more than maxSampled.
@@ -203,23 +329,25 @@ func (j *judge) positions() {
 		return
 	}
 	j.position = j.ev.Positions
-	var wrong []int32
-	for i, p := range j.position {
-		if !p.Known() {
+	seen, faster := make([]int32, len(j.Names)), make([]int32, len(j.Names))
+	for i := range int32(len(j.Names)) {
+		if !j.position[i].Known() || !j.witnesses(i) {
 			continue
 		}
-		seen, faster := 0, 0
-		for _, in := range j.in[i] {
-			e := &j.Edges[in.from][in.position]
-			if j.distrusted(in.from) || !e.Measured() || !j.position[in.from].Known() {
+		for k := range j.Edges[i] {
+			e := &j.Edges[i][k]
+			if !e.Measured() || !j.position[e.To].Known() {
 				continue
 			}
-			seen++
-			if fasterThanLight(e.typical, p, j.position[in.from]) {
-				faster++
+			seen[e.To]++
+			if fasterThanLight(e.typical, j.position[i], j.position[e.To]) {
+				faster[e.To]++
 			}
 		}
-		if faster >= minWrong && 2*faster > seen {
+	}
+	var wrong []int32
+	for i := range seen {
+		if faster[i] >= minWrong && 2*faster[i] > seen[i] {
 			wrong = append(wrong, int32(i))
 		}
 	}
@@ -232,65 +360,57 @@ func (j *judge) positions() {
 	j.v.Misplaced = wrong
 }
 
-func fasterThanLight(rtt RTT, a, b Position) bool {
-	d, _ := rtt.Duration()
-	return d < a.LeastRTT(b)
-}
-
 // judgeNode looks at what a node measured: it rejects what cannot be, and collects testimony on what only this node measured. Of a
 // distrusted node it does the same, to see whether it still deserves it.
 func (j *judge) judgeNode(i int32, ratio float32) {
 	st := &j.v.Standing[i]
 	j.asked = j.asked[:0]
-	position := int32(-1)
-	eachPair(j.Edges, j.in, i, func(other int32, own, others *Edge) {
-		if own == nil {
-			return
-		}
-		position++
-		contradicts := others != nil && !j.distrusted(other)
-		if own.isLost() {
+	for k := range j.Edges[i] {
+		own, others := &j.Edges[i][k], j.twin(i, k)
+		switch {
+		case own.isLost():
 			// The other end's measurement may be from before.
-			if contradicts && !j.distrusted(i) && others.Measured() && others.at < own.at-(j.refresh(other)+lateness).Milliseconds() {
-				j.reject(other, i, ReasonLost)
+			if others != nil && others.Measured() && !j.distrusted(i) && others.at < own.at-(j.refresh(own.To)+lateness).Milliseconds() {
+				j.reject(own.To, i, ReasonLost)
 			}
-			return
-		}
-		if !own.Measured() {
-			return
-		}
-		if j.position != nil && fasterThanLight(own.typical, j.position[i], j.position[other]) {
+		case !own.Measured():
+		case j.position != nil && fasterThanLight(own.typical, j.position[i], j.position[own.To]):
 			st.Comparable++
 			st.Contradicted++
-			j.reject(i, other, ReasonFasterThanLight)
-			return
-		}
-		if contradicts && others.Measured() {
+			j.reject(i, own.To, ReasonFasterThanLight)
+		case others != nil && others.Measured() && j.witnesses(own.To):
 			st.Comparable++
 			if disagree(own.typical, others.typical, ratio) {
 				st.Contradicted++
 			}
-			return
+		default:
+			j.asked = append(j.asked, testimony{position: int32(k), to: own.To})
 		}
-		j.asked = append(j.asked, testimony{position: position, to: other})
-	})
-	if len(j.asked) == 0 || len(j.in[i]) < minWitnesses {
-		return
 	}
-	j.hear(i)
-	for k := range j.asked {
-		t := &j.asked[k]
-		if t.count < minWitnesses {
-			continue
+	m := &j.memory.nodes[i]
+	if j.examine[i] {
+		m.claims = j.ask(i)
+	}
+	// What was a claim when the node was examined may have been measured from the other end since.
+	j.claims[i] = make([]claim, 0, min(len(m.claims), len(j.asked)))
+	for a, c := 0, 0; a < len(j.asked) && c < len(m.claims); {
+		switch {
+		case j.asked[a].position < m.claims[c].position:
+			a++
+		case j.asked[a].position > m.claims[c].position:
+			c++
+		default:
+			j.claims[i] = append(j.claims[i], m.claims[c])
+			a, c = a+1, c+1
 		}
-		bounds := t.bounds[:t.count]
-		slices.Sort(bounds)
-		j.claims = append(j.claims, claim{i, t.position, bounds[(len(bounds)-1)/2]})
 	}
 }
 
-// hear collects the witnesses of a node's claims: the nodes that measured it, and have a distance to whom the claim is about.
-func (j *judge) hear(i int32) {
+// ask hears the witnesses of a node's claims: the nodes that measured it, and have a distance to whom the claim is about.
+func (j *judge) ask(i int32) (claims []claim) {
+	if len(j.asked) == 0 || len(j.in[i]) < minWitnesses {
+		return nil
+	}
 	if j.claimAbout == nil {
 		j.claimAbout = make([]int32, len(j.Names))
 		j.witness = make([]float32, len(j.Names))
@@ -304,7 +424,7 @@ func (j *judge) hear(i int32) {
 	for k := int(i) % stride; k < len(in); k += stride {
 		x := in[k].from
 		e := &j.Edges[x][in[k].position]
-		if !e.Measured() || j.distrusted(x) {
+		if !e.Measured() || !j.witnesses(x) {
 			continue
 		}
 		j.near = append(j.near, x)
@@ -318,7 +438,7 @@ func (j *judge) hear(i int32) {
 	}
 	for k := range j.asked {
 		t := &j.asked[k]
-		if j.distrusted(t.to) {
+		if !j.witnesses(t.to) {
 			continue
 		}
 		for l := range j.Edges[t.to] {
@@ -329,10 +449,43 @@ func (j *judge) hear(i int32) {
 		}
 	}
 	for k := range j.asked {
+		t := &j.asked[k]
+		t.seen = t.count
+		j.hear(t)
 		j.claimAbout[j.asked[k].to] = 0
 	}
 	for _, x := range j.near {
 		j.witness[x] = 0
+	}
+	for k := range j.asked {
+		t := &j.asked[k]
+		if t.count < minWitnesses {
+			continue
+		}
+		bounds := t.bounds[:t.count]
+		slices.Sort(bounds)
+		claims = append(claims, claim{t.position, bounds[(len(bounds)-1)/2], t.seen >= minWitnesses})
+	}
+	return claims
+}
+
+// hear has nodes that measured the node, but not whom the claim is about, tell of that by coordinates, and takes off what these may be
+// wrong by.
+func (j *judge) hear(t *testimony) {
+	cs := j.v.Believed.Coordinates
+	if cs == nil || cs[t.to].Error == 0 {
+		return
+	}
+	for _, x := range j.near {
+		if t.count == maxWitnesses {
+			return
+		}
+		if cs[x].Error == 0 || x == t.to {
+			continue
+		}
+		if us, ok := cs[x].RTT(&cs[t.to]).Micros(); ok {
+			t.add(x, max(0, abs(us-j.witness[x])-hearsay*us*cs[x].ErrorTo(&cs[t.to])))
+		}
 	}
 }
 
@@ -340,26 +493,49 @@ func abs(x float32) float32 { return max(x, -x) }
 
 // judgeClaims rejects the claims that their witnesses rule out.
 func (j *judge) judgeClaims() {
-	bar := float32(implausible)
-	if len(j.claims) >= minRatios {
-		ratios := make([]float32, len(j.claims))
-		for k, c := range j.claims {
-			ratios[k] = c.bound / j.Edges[c.from][c.position].typical.us
-		}
-		median, upper := quantile(slices.Clone(ratios), 0.5), quantile(ratios, 0.75)
-		if median > 0 {
-			bar = max(bar, median*float32(math.Pow(float64(upper/median), outlier)))
+	var ratios []float32
+	for i := range j.claims {
+		ratios = j.ratiosOf(ratios, int32(i))
+	}
+	seenBar := float32(implausible)
+	if len(ratios) >= minRatios && quantile(ratios, 0.75) > noSpace {
+		seenBar = noSpaceImplausible
+	}
+	for i := range j.claims {
+		st := &j.v.Standing[i]
+		for _, c := range j.claims[i] {
+			e := &j.Edges[i][c.position]
+			st.Comparable++
+			bar := seenBar
+			if !c.seen {
+				bar = implausible // coordinates are in use, so the network is a space
+			}
+			if us := e.typical.us; us*bar < c.bound && c.bound-us > noise {
+				st.Contradicted++
+				j.reject(int32(i), e.To, ReasonImplausible)
+			}
 		}
 	}
-	for _, c := range j.claims {
-		e := &j.Edges[c.from][c.position]
-		st := &j.v.Standing[c.from]
-		st.Comparable++
-		if us := e.typical.us; us*bar < c.bound && c.bound-us > noise {
-			st.Contradicted++
-			j.reject(c.from, e.To, ReasonImplausible)
+}
+
+// ratiosOf adds how what witnesses say compares with what one node claims.
+func (j *judge) ratiosOf(ratios []float32, i int32) []float32 {
+	seen := 0
+	for _, c := range j.claims[i] {
+		if c.seen {
+			seen++
 		}
 	}
+	stride := 1 + (seen-1)/maxRatios
+	n := 0
+	for _, c := range j.claims[i] {
+		if c.seen {
+			if n++; n%stride == 0 {
+				ratios = append(ratios, c.bound/j.Edges[i][c.position].typical.us)
+			}
+		}
+	}
+	return ratios
 }
 
 func (j *judge) reject(from, to int32, reason Reason) {
@@ -371,8 +547,9 @@ func (j *judge) reject(from, to int32, reason Reason) {
 
 // believe makes the picture that is left.
 func (j *judge) believe() {
+	coordinates := j.v.Believed.Coordinates
 	j.v.Believed = j.Picture
-	j.v.Believed.Coordinates = j.coordinates()
+	j.v.Believed.Coordinates = coordinates
 	if len(j.v.Rejected) == 0 && !slices.Contains(j.ev.Distrusted, true) {
 		return
 	}
@@ -409,7 +586,7 @@ func (j *judge) coordinates() []NetworkCoordinate {
 	}
 	cs := slices.Clone(j.Coordinates)
 	seen := make([]bool, len(cs)) // by enough others
-	var observed, errs []float32
+	var observed []float32
 	for i := range cs {
 		c := &cs[i]
 		if c.Error == 0 {
@@ -420,31 +597,44 @@ func (j *judge) coordinates() []NetworkCoordinate {
 			j.v.Coordinate[i] = ReasonDistrusted
 			continue
 		}
-		errs = errs[:0]
-		in := j.in[i]
-		stride := 1 + (len(in)-1)/maxNeighbours
-		for k := i % stride; k < len(in); k += stride {
-			x := in[k].from
-			e := &j.Edges[x][in[k].position]
-			if !e.Measured() || j.distrusted(x) || j.Coordinates[x].Error == 0 {
-				continue
-			}
-			us, _ := c.RTT(&j.Coordinates[x]).Micros()
-			errs = append(errs, abs(us-e.typical.us)/e.typical.us)
+		m := &j.memory.nodes[i]
+		if j.examine[i] {
+			m.err = j.errorOf(int32(i))
 		}
-		if len(errs) < minWitnesses {
-			continue
+		if m.err > 0 {
+			c.Error, seen[i] = m.err, true
+			observed = append(observed, m.err)
 		}
-		c.Error, seen[i] = max(MinError, quantile(errs, 0.5)), true
-		observed = append(observed, c.Error)
 	}
-	// In a network that fits into no space, no coordinate is of use.
+	// In a network that is no space, no coordinate is of use.
 	nowhere := len(observed) >= minWitnesses && quantile(observed, 0.5) > maxObservedError
 	for i := range cs {
-		if c := &cs[i]; c.Error > 0 && (nowhere || seen[i] && c.Error > maxObservedError) {
+		c := &cs[i]
+		if c.Error > 0 && (nowhere || seen[i] && c.Error > maxObservedError || !seen[i] && c.Error >= maxReportedError) {
 			*c = NetworkCoordinate{}
 			j.v.Coordinate[i] = ReasonInaccurate
 		}
 	}
 	return cs
+}
+
+// errorOf returns the median error of a node's coordinate against what others measured of the node; 0 where too few did.
+func (j *judge) errorOf(i int32) float32 {
+	var buffer [maxNeighbours + 1]float32
+	errs := buffer[:0]
+	in := j.in[i]
+	stride := 1 + (len(in)-1)/maxNeighbours
+	for k := int(i) % stride; k < len(in); k += stride {
+		x := in[k].from
+		e := &j.Edges[x][in[k].position]
+		if !e.Measured() || !j.witnesses(x) || j.Coordinates[x].Error == 0 {
+			continue
+		}
+		us, _ := j.Coordinates[i].RTT(&j.Coordinates[x]).Micros()
+		errs = append(errs, abs(us-e.typical.us)/e.typical.us)
+	}
+	if len(errs) < minWitnesses {
+		return 0
+	}
+	return max(MinError, quantile(errs, 0.5))
 }

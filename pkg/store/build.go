@@ -29,7 +29,7 @@ type standing struct {
 	misplaced bool
 }
 
-// register numbers the nodes, in the order of their names. It is immutable.
+// register numbers the nodes, in the order of their names. What it says of them is immutable.
 type register struct {
 	nodes     []*node
 	names     []string
@@ -37,6 +37,10 @@ type register struct {
 	locations []zones.Location
 	// positions is nil where no node has one.
 	positions []latency.Position
+
+	// Of the builder alone: what it remembers from one snapshot to the next.
+	memory latency.Memory
+	zones  zoneMemory
 }
 
 func newRegister(nodes map[string]*node) *register {
@@ -75,7 +79,7 @@ func (s *Store) Build(ctx context.Context, now time.Time) {
 		verdict = latency.Judge(&b.picture, &b.evidence) // without those who lost our trust
 	}
 	b.count(logger, verdict)
-	verdict.Believed.Zones = s.zoneTable(b.register, verdict.Believed.Edges)
+	verdict.Believed.Zones = s.zoneTable(b.register, verdict.Believed.Edges, now)
 	next := verdict.Snapshot()
 	next.Warm(s.current.Load())
 	s.current.Store(next)
@@ -112,7 +116,7 @@ func (s *Store) gather(logger klog.Logger, now time.Time) *building {
 			Edges: make([][]latency.Edge, n), Coordinates: make([]latency.NetworkCoordinate, n),
 		},
 		evidence: latency.Evidence{
-			Positions: s.register.positions, Refresh: make([]time.Duration, n), Distrusted: make([]bool, n),
+			Positions: s.register.positions, Refresh: make([]time.Duration, n), Distrusted: make([]bool, n), Memory: &s.register.memory,
 		},
 	}
 	for name, r := range s.reporters {

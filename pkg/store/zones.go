@@ -4,6 +4,7 @@ package store
 
 import (
 	"slices"
+	"time"
 
 	"github.com/fogsched/fogsched/pkg/latency"
 	"github.com/fogsched/fogsched/pkg/source/zones"
@@ -12,13 +13,25 @@ import (
 const (
 	// minZoneSamples is how many measured pairs the median between two zones needs before it stands for the others.
 	minZoneSamples = 3
+	// zoneInterval is how long medians stand that are of more than freshEdges measurements, and of nearly as many as there are now:
+	// what they stand for moves slowly.
+	zoneInterval = 30 * time.Second
+	freshEdges   = 1 << 16
+
 	// maxZoneSamples bounds how many of them it is taken from, evenly.
 	maxZoneSamples = 1000
 )
 
+// zoneMemory is what the builder remembers of the zones.
+type zoneMemory struct {
+	medians map[uint64]latency.Estimate
+	edges   int
+	at      time.Time
+}
+
 // zoneTable answers for the pairs that nobody measured: what the administrator's file says, else the median of what was
 // measured between the two zones.
-func (s *Store) zoneTable(r *register, edges [][]latency.Edge) *latency.ZoneTable {
+func (s *Store) zoneTable(r *register, edges [][]latency.Edge, now time.Time) *latency.ZoneTable {
 	numbers := map[zones.Location]int32{}
 	var locations []zones.Location
 	of := make([]int32, len(r.nodes))
@@ -38,7 +51,15 @@ func (s *Store) zoneTable(r *register, edges [][]latency.Edge) *latency.ZoneTabl
 	if len(locations) == 0 {
 		return nil
 	}
-	measured := medians(of, edges)
+	total := 0
+	for i := range edges {
+		total += len(edges[i])
+	}
+	m := &r.zones
+	if total <= freshEdges || now.Sub(m.at) >= zoneInterval || abs(total-m.edges) > m.edges/20 {
+		*m = zoneMemory{medians(of, edges), total, now}
+	}
+	measured := m.medians
 	table := s.zones
 	return &latency.ZoneTable{Of: of, Between: func(a, b int32) latency.Estimate {
 		if e := table.Between(locations[a], locations[b]); e.Typical.Known() {
@@ -136,3 +157,5 @@ func median(values []float32) latency.RTT {
 	rtt, _ := latency.FromSeconds((float64(values[(n-1)/2]) + float64(values[n/2])) / 2 / 1e6)
 	return rtt
 }
+
+func abs(n int) int { return max(n, -n) }
