@@ -3,6 +3,8 @@
 package latency
 
 import (
+	"fmt"
+	"math"
 	"time"
 )
 
@@ -114,6 +116,22 @@ type Estimate struct {
 	Provenance  Provenance
 	// Error is the relative error to be expected of an estimate from coordinates, above 0; 0 where that is not how it was got.
 	Error float32
+}
+
+// Confidence says how an RTT was got, for people: "measured", "coordinate ±22%".
+func (e Estimate) Confidence() string {
+	if e.Error > 0 {
+		return e.Provenance.String() + " " + FormatError(e.Error)
+	}
+	return e.Provenance.String()
+}
+
+// FormatError writes a relative error as people do, "±22%"; "" for none.
+func FormatError(e float32) string {
+	if !(e > 0) {
+		return ""
+	}
+	return fmt.Sprintf("±%.0f%%", max(1, math.Ceil(float64(e)*100-1e-3)))
 }
 
 // RTT returns the given statistic.

@@ -159,6 +159,9 @@ func (e *Entry) At(n int32) Expectation {
 	return x
 }
 
+// OnePair reports whether one pair decides about the entry's cost on a node: that with the Expectation's Target.
+func (e *Entry) OnePair() bool { return e.nearest }
+
 // Targets returns the nodes that the entry is about.
 func (e *Entry) Targets() iter.Seq2[int, int32] {
 	return func(yield func(int, int32) bool) {

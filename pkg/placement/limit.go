@@ -147,12 +147,12 @@ func (l *Limit) Check(n int32) Verdict {
 	return Kept
 }
 
-// Decisive returns the measured RTT that decides about a node, and the target that it leads to or comes from: the largest
-// where all must be within the limit, else the smallest. It is unknown where nothing was measured.
-func (l *Limit) Decisive(n int32) (rtt latency.RTT, target int32) {
+// Decisive returns the measured RTT that decides about a node, how it was got, and the target that it leads to or comes from: the
+// largest where all must be within the limit, else the smallest. It is unknown where nothing was measured.
+func (l *Limit) Decisive(n int32) (rtt latency.RTT, p latency.Provenance, target int32) {
 	target = -1
 	if n < 0 {
-		return latency.RTT{}, target
+		return latency.RTT{}, latency.Unknown, target
 	}
 	var best float32
 	for i, r := range l.rows {
@@ -161,8 +161,8 @@ func (l *Limit) Decisive(n int32) (rtt latency.RTT, target int32) {
 			continue
 		}
 		if target < 0 || (us > best) == l.all && us != best {
-			best, rtt, target = us, r.RTT[n], l.nodes[i]
+			best, rtt, p, target = us, r.RTT[n], r.Provenance[n], l.nodes[i]
 		}
 	}
-	return rtt, target
+	return rtt, p, target
 }

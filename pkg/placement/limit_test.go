@@ -116,21 +116,23 @@ func TestDecisive(t *testing.T) {
 		node       int32
 		wantRTT    string
 		wantTarget int32
+		wantHow    latency.Provenance
 	}{
-		"Any: the largest that was measured":      {Any, []Target{lane(5, m(10)), lane(6, m(30)), lane(7, z(99))}, 0, "30ms", 6},
-		"Nearest: the smallest that was measured": {Nearest, []Target{lane(5, m(10)), lane(6, m(30)), lane(7, z(1))}, 0, "10ms", 5},
-		"Nearest: the first of equals":            {Nearest, []Target{lane(5, m(10)), lane(6, m(10))}, 0, "10ms", 5},
-		"Any: the first of equals":                {Any, []Target{lane(5, m(10)), lane(6, m(10))}, 0, "10ms", 5},
-		"nothing measured":                        {Any, []Target{lane(5, z(10)), lane(6, unknown)}, 0, "unknown", -1},
-		"no servers":                              {Any, nil, 0, "unknown", -1},
-		"a node that the snapshot does not know":  {Any, []Target{lane(5, m(10))}, -1, "unknown", -1},
+		"Any: the largest that was measured":      {Any, []Target{lane(5, m(10)), lane(6, m(30)), lane(7, z(99))}, 0, "30ms", 6, latency.Measured},
+		"Nearest: the smallest that was measured": {Nearest, []Target{lane(5, m(10)), lane(6, m(30)), lane(7, z(1))}, 0, "10ms", 5, latency.Measured},
+		"Nearest: the first of equals":            {Nearest, []Target{lane(5, m(10)), lane(6, m(10))}, 0, "10ms", 5, latency.Measured},
+		"Any: the first of equals":                {Any, []Target{lane(5, m(10)), lane(6, m(10))}, 0, "10ms", 5, latency.Measured},
+		"measured from the other end":             {Any, []Target{lane(5, r(10)), lane(6, m(5))}, 0, "10ms", 5, latency.Reverse},
+		"nothing measured":                        {Any, []Target{lane(5, z(10)), lane(6, unknown)}, 0, "unknown", -1, latency.Unknown},
+		"no servers":                              {Any, nil, 0, "unknown", -1, latency.Unknown},
+		"a node that the snapshot does not know":  {Any, []Target{lane(5, m(10))}, -1, "unknown", -1, latency.Unknown},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
 			l := NewClientLimit(time.Millisecond, tt.routing, tt.servers)
-			rtt, target := l.Decisive(tt.node)
-			if rtt.String() != tt.wantRTT || target != tt.wantTarget {
-				t.Errorf("Decisive(%d) = %s to %d, want %s to %d", tt.node, rtt, target, tt.wantRTT, tt.wantTarget)
+			rtt, how, target := l.Decisive(tt.node)
+			if rtt.String() != tt.wantRTT || target != tt.wantTarget || how != tt.wantHow {
+				t.Errorf("Decisive(%d) = %s to %d (%s), want %s to %d (%s)", tt.node, rtt, target, how, tt.wantRTT, tt.wantTarget, tt.wantHow)
 			}
 		})
 	}

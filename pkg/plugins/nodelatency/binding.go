@@ -38,6 +38,9 @@ type Placement struct {
 type RunnerUp struct {
 	Node string `json:"node"`
 	Cost string `json:"cost"`
+	// Provenance and Error are the worst of its entries.
+	Provenance string `json:"provenance"`
+	Error      string `json:"error,omitempty"`
 	// LimitBroken is set where it breaks a limit, and so ranked behind.
 	LimitBroken bool `json:"limitBroken,omitempty"`
 }
@@ -51,8 +54,10 @@ type PlacementEntry struct {
 	// Typical and Tail are expected round-trip times by the entry's routing; absent where unknown.
 	Typical string `json:"typical,omitempty"`
 	Tail    string `json:"tail,omitempty"`
-	// Provenance is the worst among the pairs behind them.
+	// Provenance is the worst among the pairs behind them, Error the largest error to be expected of those that are estimated from
+	// coordinates, "±22%".
 	Provenance string `json:"provenance"`
+	Error      string `json:"error,omitempty"`
 	// Age is that of the oldest measurement behind them.
 	Age string `json:"age,omitempty"`
 	// UnknownPairs is how many pairs are missing in them.
@@ -154,6 +159,7 @@ func (s *state) explain(nodeName string, now time.Time) (Placement, []string) {
 		}
 		if other >= 0 {
 			why.RunnerUp = &RunnerUp{Node: s.snap.Name(other)}
+			why.RunnerUp.Provenance, why.RunnerUp.Error = s.confidence(other)
 			why.RunnerUp.Cost, why.RunnerUp.LimitBroken = s.costFor(other)
 		}
 	}
@@ -165,10 +171,13 @@ func (s *state) explain(nodeName string, now time.Time) (Placement, []string) {
 		e := &s.entries[i]
 		x := e.At(n)
 		pe := PlacementEntry{
-			From: shorten(e.intent, maxPlacementText), Entry: e.path, Target: shorten(e.target, maxPlacementText), Provenance: x.Provenance.String(), UnknownPairs: x.Unknown,
+			From: shorten(e.intent, maxPlacementText), Entry: e.path, Target: shorten(e.target, maxPlacementText), UnknownPairs: x.Unknown,
 		}
-		o := e.other()
-		typical, tail := x.RTT, o.At(n).RTT
+		other := e.other()
+		o := other.At(n)
+		pe.Provenance = worse(x.Provenance, o.Provenance).String()
+		pe.Error = latency.FormatError(max(s.errorOf(&e.Entry, e.direction, n, &x), s.errorOf(&other, e.direction, n, &o)))
+		typical, tail := x.RTT, o.RTT
 		if e.statistic == latency.Tail {
 			typical, tail = tail, typical
 		}
@@ -184,14 +193,58 @@ func (s *state) explain(nodeName string, now time.Time) (Placement, []string) {
 		if e.limit != nil {
 			pe.Limit = e.limit.entry.Limit.String()
 			if pe.LimitBroken = e.limit.Check(n) == placement.Exceeded; pe.LimitBroken && !e.limit.reverse {
-				rtt, target := e.limit.Decisive(n)
-				broken = append(broken, fmt.Sprintf("Node %s exceeds the latency limit %s to %s (%s of %s): %s to node %s; %s",
-					nodeName, e.limit.entry.Limit, shorten(e.target, maxPlacementText), e.path, e.intent, rtt, s.name(target), s.whyBroken()))
+				rtt, p, target := e.limit.Decisive(n)
+				broken = append(broken, fmt.Sprintf("Node %s exceeds the latency limit %s to %s (%s of %s): %s to node %s (%s); %s",
+					nodeName, e.limit.entry.Limit, shorten(e.target, maxPlacementText), e.path, e.intent, rtt, s.name(target), p, s.whyBroken()))
 			}
 		}
 		why.Entries = append(why.Entries, pe)
 	}
 	return why, broken
+}
+
+// worse returns the worse of two provenances, of which an unknown one says nothing.
+func worse(a, b latency.Provenance) latency.Provenance {
+	if a == latency.Unknown || b != latency.Unknown && b < a {
+		return b
+	}
+	return a
+}
+
+// confidence returns the worst provenance behind a candidate's cost, and the largest error.
+func (s *state) confidence(n int32) (provenance, largest string) {
+	var p latency.Provenance
+	var e float32
+	for i := range s.entries {
+		x := s.entries[i].At(n)
+		p = worse(p, x.Provenance)
+		e = max(e, s.errorOf(&s.entries[i].Entry, s.entries[i].direction, n, &x))
+	}
+	return p.String(), latency.FormatError(e)
+}
+
+// errorOf returns the largest relative error of the estimates behind an entry on a node, 0 where none is from coordinates.
+func (s *state) errorOf(e *placement.Entry, d latency.Direction, n int32, x *placement.Expectation) (largest float32) {
+	if x.Provenance != latency.Coordinate { // it is the worst of all that are known
+		return 0
+	}
+	for i, target := range e.Targets() {
+		if i == maxAgePairs {
+			break
+		}
+		if target >= 0 && (!e.OnePair() || target == x.Target) {
+			largest = max(largest, s.estimate(d, n, target).Error)
+		}
+	}
+	return largest
+}
+
+// estimate is what is known of the pair of a candidate and a target.
+func (s *state) estimate(d latency.Direction, n, target int32) latency.Estimate {
+	if d == latency.FromTarget {
+		return s.snap.Estimate(target, n)
+	}
+	return s.snap.Estimate(n, target)
 }
 
 // costFor returns a candidate's cost for people, without what put it behind, and whether it breaks a limit.
@@ -223,7 +276,7 @@ func (s *state) name(n int32) string {
 	return s.snap.Name(n)
 }
 
-// maxAgePairs bounds how many pairs of an entry are asked for their age.
+// maxAgePairs bounds how many pairs of an entry are asked for their age or error.
 const maxAgePairs = 256
 
 // oldest returns the age of the oldest measurement behind an entry on a node.
@@ -238,11 +291,7 @@ func (s *state) oldest(e *placement.Entry, d latency.Direction, n int32, now tim
 		if target < 0 {
 			continue
 		}
-		from, to := n, target
-		if d == latency.FromTarget {
-			from, to = to, from
-		}
-		if est := s.snap.Estimate(from, to); !est.At.IsZero() {
+		if est := s.estimate(d, n, target); !est.At.IsZero() {
 			age, ok = max(age, now.Sub(est.At)), true
 		}
 	}

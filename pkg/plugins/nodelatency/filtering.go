@@ -113,14 +113,15 @@ func (s *state) nearestMisses() []string {
 		}
 		var best latency.RTT
 		var bestMicros float32
+		var provenance latency.Provenance
 		bestNode, bestTarget := int32(-1), int32(-1)
 		for n := range int32(s.snap.Len()) {
 			if s.rejected[n] == 0 {
 				continue
 			}
-			rtt, target := l.Decisive(n)
+			rtt, p, target := l.Decisive(n)
 			if us, ok := rtt.Micros(); ok && (bestNode < 0 || us < bestMicros) {
-				best, bestMicros, bestNode, bestTarget = rtt, us, n, target
+				best, bestMicros, provenance, bestNode, bestTarget = rtt, us, p, n, target
 			}
 		}
 		var b strings.Builder
@@ -129,14 +130,15 @@ func (s *state) nearestMisses() []string {
 		case bestNode < 0:
 			b.WriteString("none of those nodes has a measurement")
 		case l.Check(bestNode) == placement.Unmeasured:
-			fmt.Fprintf(&b, "the nearest of them is %s with %s, and pairs that nobody measured", s.snap.Name(bestNode), best)
+			fmt.Fprintf(&b, "the nearest of them is %s with %s (%s), and pairs that nobody measured", s.snap.Name(bestNode), best, provenance)
 		case bestMicros <= float32(l.entry.Limit.Microseconds()):
-			fmt.Fprintf(&b, "node %s keeps this one with %s", s.snap.Name(bestNode), best)
+			fmt.Fprintf(&b, "node %s keeps this one with %s (%s)", s.snap.Name(bestNode), best, provenance)
 		default:
 			fmt.Fprintf(&b, "the nearest of them is %s with %s", s.snap.Name(bestNode), best)
 			if bestTarget >= 0 && bestTarget != bestNode {
 				fmt.Fprintf(&b, " to %s", s.name(bestTarget))
 			}
+			fmt.Fprintf(&b, " (%s)", provenance)
 		}
 		reasons = append(reasons, b.String())
 	}

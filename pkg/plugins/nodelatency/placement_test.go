@@ -272,12 +272,12 @@ func TestScheduling(t *testing.T) {
 		"no node keeps the limit: the message names it, and the best": {
 			given: redisOn("a"), pod: web(limited("5ms", hard)), nodes: []string{"c", "b", "d"},
 			wantRejected: exceeded("b", "c", "d"),
-			wantMessage:  "latency limit 5ms to service redis (dependencies[0] of annotation fogsched.dev/latency): the nearest of them is b with 11ms to a",
+			wantMessage:  "latency limit 5ms to service redis (dependencies[0] of annotation fogsched.dev/latency): the nearest of them is b with 11ms to a (measured)",
 		},
 		"no node at all keeps the limit": {
 			given: redisOn("a", "c"), pod: web(limited("5ms", hard)), nodes: []string{"a", "b", "c", "d"},
 			wantRejected: exceeded("a", "b", "c", "d"),
-			wantMessage:  "latency limit 5ms to service redis (dependencies[0] of annotation fogsched.dev/latency): the nearest of them is b with 21ms to c",
+			wantMessage:  "latency limit 5ms to service redis (dependencies[0] of annotation fogsched.dev/latency): the nearest of them is b with 21ms to c (measured)",
 		},
 		"nobody measured anything and Reject": {
 			given: redisOn("dark"), pod: web(limited("5ms", hard+reject)), nodes: []string{"a", "b"},
@@ -287,7 +287,7 @@ func TestScheduling(t *testing.T) {
 		"one server is measured, the other is not, and Reject: no node keeps the limit": {
 			given: redisOn("a", "dark"), pod: web(limited("15ms", hard+reject)), nodes: []string{"a", "b"},
 			wantRejected: map[string]string{"a": ReasonUnmeasured, "b": ReasonUnmeasured},
-			wantMessage:  "latency limit 15ms to service redis (dependencies[0] of annotation fogsched.dev/latency): the nearest of them is a with 50µs, and pairs that nobody measured",
+			wantMessage:  "latency limit 15ms to service redis (dependencies[0] of annotation fogsched.dev/latency): the nearest of them is a with 50µs (local), and pairs that nobody measured",
 		},
 		"two limits, two sentences": {
 			given: func(f *fixture) {
@@ -296,8 +296,8 @@ func TestScheduling(t *testing.T) {
 			},
 			pod: makePod("web").app("web").obj(), nodes: []string{"a", "b", "c", "d"},
 			wantRejected: exceeded("a", "b", "c", "d"),
-			wantMessage: "latency limit 5ms to service redis (dependencies[0] of LatencyPolicy default/web): node a keeps this one with 50µs, " +
-				"latency limit 60ms to nodes name=d (dependencies[1] of LatencyPolicy default/web): node d keeps this one with 50µs",
+			wantMessage: "latency limit 5ms to service redis (dependencies[0] of LatencyPolicy default/web): node a keeps this one with 50µs (local), " +
+				"latency limit 60ms to nodes name=d (dependencies[1] of LatencyPolicy default/web): node d keeps this one with 50µs (local)",
 		},
 		"a client that a peer covers does not exclude": {
 			given: func(f *fixture) {
@@ -589,7 +589,7 @@ func TestTheStateOfAnotherCycle(t *testing.T) {
 }
 
 func TestBind(t *testing.T) {
-	const want = `{"node":"b","cost":"11ms","candidates":3,"runnerUp":{"node":"c","cost":"31ms","limitBroken":true},"entries":[` +
+	const want = `{"node":"b","cost":"11ms","candidates":3,"runnerUp":{"node":"c","cost":"31ms","provenance":"measured","limitBroken":true},"entries":[` +
 		`{"from":"LatencyPolicy default/web","entry":"dependencies[0]","target":"service redis","typical":"11ms","tail":"22ms","provenance":"measured","age":"30s","limit":"20ms"}]}`
 	synctest.Test(t, func(t *testing.T) {
 		f := newFixture(t, line())
@@ -630,14 +630,14 @@ func TestBind(t *testing.T) {
 		if status := f.plugin.Bind(context.Background(), o.cycle, pod, "c"); !status.IsSuccess() {
 			t.Fatalf("Bind: %v", status)
 		}
-		wantBroken := "Warning LatencyLimitExceeded Node c exceeds the latency limit 20ms to service redis (dependencies[0] of LatencyPolicy default/web): 31ms to node a"
+		wantBroken := "Warning LatencyLimitExceeded Node c exceeds the latency limit 20ms to service redis (dependencies[0] of LatencyPolicy default/web): 31ms to node a (measured)"
 		if e := f.event(); !strings.HasPrefix(e, wantBroken) {
 			t.Errorf("event %q, want %q", e, wantBroken)
 		}
 		if got := testutil.ToFloat64(metrics.LimitsBroken) - broken; got != 1 {
 			t.Errorf("%g limits were counted as broken, want 1", got)
 		}
-		if got := bindings[1].Annotations[v1alpha1.PlacementAnnotation]; !strings.Contains(got, `"runnerUp":{"node":"b","cost":"11ms"}`) || !strings.Contains(got, `"limitBroken":true`) {
+		if got := bindings[1].Annotations[v1alpha1.PlacementAnnotation]; !strings.Contains(got, `"runnerUp":{"node":"b","cost":"11ms","provenance":"measured"}`) || !strings.Contains(got, `"limitBroken":true`) {
 			t.Errorf("placement %s", got)
 		}
 
@@ -689,7 +689,7 @@ func TestExplain(t *testing.T) {
 				f.place("web", "c")
 			},
 			pod: makePod("new").app("web").obj(), node: "b",
-			want: `{"node":"b","cost":"59.5ms","candidates":4,"runnerUp":{"node":"a","cost":"58.8ms"},"entries":[` +
+			want: `{"node":"b","cost":"59.5ms","candidates":4,"runnerUp":{"node":"a","cost":"58.8ms","provenance":"measured"},"entries":[` +
 				`{"from":"LatencyPolicy default/web","entry":"dependencies[0]","target":"service redis","typical":"16ms","tail":"32ms","provenance":"measured","age":"1m0s"},` +
 				`{"from":"LatencyPolicy default/web","entry":"clients[0]","target":"nodes name=d","typical":"71ms","tail":"142ms","provenance":"measured","age":"1m0s"}]}`,
 		},
@@ -700,7 +700,7 @@ func TestExplain(t *testing.T) {
 				f.place("web", "a")
 			},
 			pod: makePod("redis").app("redis").obj(), node: "a",
-			want: `{"node":"a","cost":"50µs","candidates":4,"runnerUp":{"node":"b","cost":"11ms"},"entries":[` +
+			want: `{"node":"a","cost":"50µs","candidates":4,"runnerUp":{"node":"b","cost":"11ms","provenance":"measured"},"entries":[` +
 				`{"from":"LatencyPolicy default/web","entry":"dependencies[0]","target":"callers of service redis","typical":"50µs","tail":"50µs","provenance":"local","limit":"20ms"}]}`,
 		},
 		"a node of which nothing is known has no RTT and no age": {
@@ -709,7 +709,7 @@ func TestExplain(t *testing.T) {
 				f.place("redis", "a", "c")
 			},
 			pod: makePod("web").app("web").annotation(`{"dependencies":[{"service":"redis","limit":"20ms"}]}`).obj(), node: "dark",
-			want: `{"node":"dark","cost":"15.5ms","candidates":4,"runnerUp":{"node":"a","cost":"15.5ms","limitBroken":true},"entries":[` +
+			want: `{"node":"dark","cost":"15.5ms","candidates":4,"runnerUp":{"node":"a","cost":"15.5ms","provenance":"measured","limitBroken":true},"entries":[` +
 				`{"from":"annotation fogsched.dev/latency","entry":"dependencies[0]","target":"service redis","provenance":"unknown","unknownPairs":2,"limit":"20ms"}]}`,
 		},
 	}
@@ -731,5 +731,52 @@ func TestExplain(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// TestEstimatesSayWhatTheyAre has a pair that nobody measured, 20 ms by coordinates: it counts in the cost, the explanation and
+// the status say how sure it is, and no limit rests on it.
+func TestEstimatesSayWhatTheyAre(t *testing.T) {
+	f := newFixture(t, map[string]float64{"a": math.NaN(), "b": math.NaN(), "c": math.NaN()})
+	sink := f.plugin.engine.store.Sink("test")
+	measured := latency.Sample{From: "c", To: "a", Typical: 0.050, Tail: 0.060, At: time.Now(), Count: 9}
+	here := latency.NetworkCoordinate{Height: 10_000, Error: 0.15}
+	sink("a", latency.Report{Coordinate: &here})
+	sink("b", latency.Report{Coordinate: &here})
+	sink("c", latency.Report{Samples: []latency.Sample{measured}})
+	f.refresh()
+	f.plugin.engine.index.SetService(makeService("redis", "redis"))
+	f.place("redis", "a")
+	const spec = `{"dependencies":[{"service":"redis","limit":"30ms"}]}`
+
+	o := f.schedule(makePod("new").annotation(spec).obj(), "b", "c")
+	if o.order() != "b c" {
+		t.Errorf("the order is %q; want b, which is estimated at 20 ms, before c, which was measured at 50 ms", o.order())
+	}
+	got, broken := f.plugin.explain(context.Background(), o.cycle, "b")
+	want := `{"node":"b","cost":"20ms","candidates":2,"runnerUp":{"node":"c","cost":"50ms","provenance":"measured","limitBroken":true},"entries":[` +
+		`{"from":"annotation fogsched.dev/latency","entry":"dependencies[0]","target":"service redis","typical":"20ms","provenance":"coordinate","error":"±22%","limit":"30ms"}]}`
+	if diff := cmp.Diff(want, got); diff != "" || len(broken) > 0 {
+		t.Errorf("broken %v, placement (-want +got):\n%s", broken, diff)
+	}
+	got, _ = f.plugin.explain(context.Background(), o.cycle, "c")
+	if want := `"runnerUp":{"node":"b","cost":"20ms","provenance":"coordinate","error":"±22%"}`; !strings.Contains(got, want) {
+		t.Errorf("placement %s, want %s", got, want)
+	}
+
+	// The limit is not known to hold: a pod that insists on measurements may not go there.
+	strict := strings.Replace(spec, "}]}", `}],"whenUnsatisfiable":"DoNotSchedule","whenUnmeasured":"Reject"}`, 1)
+	o = f.schedule(makePod("strict").annotation(strict).obj(), "b", "c")
+	if diff := cmp.Diff(map[string]string{"b": ReasonUnmeasured, "c": ReasonExceeded}, o.rejected); diff != "" {
+		t.Errorf("rejected (-want +got):\n%s", diff)
+	}
+
+	f.policy("web", "web", spec)
+	f.place("web", "b")
+	st := computeStatus(f.plugin.engine.catalog.allPolicies()[nn("default", "web")], f.plugin.engine.store.Snapshot())
+	e := st.Entries[0]
+	if st.Worst != "b → a (20ms, coordinate ±22%)" || e.Provenance != "coordinate" || e.Error != "±22%" || e.Worst.Provenance != "coordinate" ||
+		e.Worst.Error != "±22%" || e.UnmeasuredPairs != 1 || st.Conditions[0].Reason != v1alpha1.ReasonUnmeasured {
+		t.Errorf("status %+v, entry %+v, worst %+v", st, e, e.Worst)
 	}
 }

@@ -130,7 +130,7 @@ func worthWriting(old, now *v1alpha1.LatencyPolicyStatus) bool {
 	for i := range now.Entries {
 		o, n := &old.Entries[i], &now.Entries[i]
 		if o.Entry != n.Entry || o.Target != n.Target || o.TargetNodes != n.TargetNodes || o.BrokenPairs != n.BrokenPairs ||
-			o.UnmeasuredPairs != n.UnmeasuredPairs || !equality.Semantic.DeepEqual(o.Limit, n.Limit) ||
+			o.UnmeasuredPairs != n.UnmeasuredPairs || o.Provenance != n.Provenance || !equality.Semantic.DeepEqual(o.Limit, n.Limit) ||
 			moved(o.Typical, n.Typical) || moved(o.Tail, n.Tail) {
 			return true
 		}
@@ -177,6 +177,9 @@ func computeStatus(p *policy, snap *latency.Snapshot) v1alpha1.LatencyPolicyStat
 		}
 		u := use(snap, callers, servers, e.routing(), e.Statistic)
 		es.Typical, es.Tail = u.typical.duration(), u.tail.duration()
+		if u.provenance != latency.Unknown {
+			es.Provenance, es.Error = u.provenance.String(), latency.FormatError(u.err)
+		}
 		if v, ok := u.typical.value(); ok {
 			typical.add(v, e.Weight)
 		}
@@ -198,6 +201,7 @@ func computeStatus(p *policy, snap *latency.Snapshot) v1alpha1.LatencyPolicyStat
 			es.Worst = &v1alpha1.WorstPair{
 				From: snap.Name(w.from), To: snap.Name(w.to),
 				Typical: duration(w.estimate.Typical), Tail: duration(w.estimate.Tail),
+				Provenance: w.estimate.Provenance.String(), Error: latency.FormatError(w.estimate.Error),
 			}
 			if worst == nil || w.micros > worst.micros {
 				worst = w
@@ -207,7 +211,11 @@ func computeStatus(p *policy, snap *latency.Snapshot) v1alpha1.LatencyPolicyStat
 	}
 	st.Typical, st.Tail = typical.duration(), tail.duration()
 	if worst != nil {
-		st.Worst = fmt.Sprintf("%s → %s (%s)", snap.Name(worst.from), snap.Name(worst.to), worst.rtt)
+		rtt := worst.rtt.String()
+		if !worst.estimate.Provenance.IsMeasured() {
+			rtt += ", " + worst.estimate.Confidence()
+		}
+		st.Worst = fmt.Sprintf("%s → %s (%s)", snap.Name(worst.from), snap.Name(worst.to), rtt)
 	}
 	switch {
 	case st.Pods == 0:
@@ -236,6 +244,9 @@ type usage struct {
 	pairs         []inUse
 	unmeasured    int32
 	worst         *inUse
+	// provenance is the worst of the pairs' that are known, err the largest error.
+	provenance latency.Provenance
+	err        float32
 }
 
 // inUse is a pair of nodes between which calls go.
@@ -272,6 +283,7 @@ func use(snap *latency.Snapshot, callers, servers []index.NodeCount, routing pla
 		if us, ok := p.estimate.Tail.Micros(); ok {
 			u.tail.add(us, weight)
 		}
+		u.provenance, u.err = worse(u.provenance, p.estimate.Provenance), max(u.err, p.estimate.Error)
 		if !p.rtt.Known() || !p.estimate.Provenance.IsMeasured() {
 			u.unmeasured++
 		}

@@ -254,7 +254,8 @@ type LatencyPolicyStatus struct {
 	// +optional
 	Tail *metav1.Duration `json:"tail,omitempty"`
 
-	// worst is the slowest pair of nodes in use, as "from → to (RTT)".
+	// worst is the slowest pair of nodes in use, as "from → to (RTT)"; with how the RTT was got, and how sure it is, where the pair was
+	// not measured.
 	//
 	// +optional
 	Worst string `json:"worst,omitempty"`
@@ -292,6 +293,17 @@ type EntryStatus struct {
 	// +optional
 	Tail *metav1.Duration `json:"tail,omitempty"`
 
+	// provenance says how the RTTs of the pairs behind typical and tail were got; the worst of local, measured, reverse (from the
+	// other end), zone (between the two zones), coordinate (estimated from network coordinates). Absent where all are unknown.
+	//
+	// +optional
+	Provenance string `json:"provenance,omitempty"`
+
+	// error is the largest error to be expected of those that are estimated from coordinates, for example "±22%".
+	//
+	// +optional
+	Error string `json:"error,omitempty"`
+
 	// limit is the entry's limit.
 	//
 	// +optional
@@ -319,4 +331,12 @@ type WorstPair struct {
 	To      string           `json:"to"`
 	Typical *metav1.Duration `json:"typical,omitempty"`
 	Tail    *metav1.Duration `json:"tail,omitempty"`
+	// provenance says how the RTT was got: local, measured, reverse, zone or coordinate.
+	//
+	// +optional
+	Provenance string `json:"provenance,omitempty"`
+	// error is the error to be expected of an RTT that is estimated from coordinates, for example "±22%".
+	//
+	// +optional
+	Error string `json:"error,omitempty"`
 }
