@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -131,7 +132,13 @@ func TestRightsOfTheServiceAccounts(t *testing.T) {
 // The namespace enforces the restricted Pod Security Standard, so whatever it takes complies.
 func TestPodSecurityAdmitsOurPods(t *testing.T) {
 	installOverlay(t)
-	manifest, err := cluster.Kustomize(overlay)
+	for _, dir := range []string{overlay, "test/integration/testdata/authenticated-probes"} {
+		t.Run(dir, func(t *testing.T) { podSecurityAdmits(t, dir) })
+	}
+}
+
+func podSecurityAdmits(t *testing.T, dir string) {
+	manifest, err := cluster.Kustomize(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -236,6 +243,18 @@ func TestShippedSchedulerWorks(t *testing.T) {
 		}
 		if policy.Status.Pods != 1 {
 			return fmt.Sprintf("%d pods", policy.Status.Pods), nil
+		}
+		return "", nil
+	})
+
+	// The policy is about the nodes of site b, so every prober is to measure them.
+	poll(t, 30*time.Second, "the nodes of the policy to be listed for the probers", func(ctx context.Context) (string, error) {
+		object, err := control.Client().CoreV1().ConfigMaps(systemNamespace).Get(ctx, "fogprobe-interest", metav1.GetOptions{})
+		if err != nil {
+			return "", err
+		}
+		if listed := strings.Fields(object.Data[v1alpha1.InterestKey]); !slices.Contains(listed, "b-0") || !slices.Contains(listed, "b-1") {
+			return fmt.Sprint(listed), nil
 		}
 		return "", nil
 	})
