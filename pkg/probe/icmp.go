@@ -100,8 +100,8 @@ func (p *icmpProber) probe(ctx context.Context, target netip.AddrPort) (Result, 
 	return r, nil
 }
 
-// reachable returns why the kernel would not send to an address. Where it says "permission denied", of a broadcast address
-// or a route that prohibits, the library would try again without end.
+// reachable returns why the kernel would not send to an address. Where it says "permission denied", of a route that
+// prohibits, the library would try again without end.
 func reachable(addr netip.Addr) error {
 	conn, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(netip.AddrPortFrom(addr, 9)))
 	if err != nil {
