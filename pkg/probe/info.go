@@ -125,7 +125,7 @@ func parseInfo(b []byte) (Info, error) {
 	return i, nil
 }
 
-// checkWire returns why a coordinate cannot be one, as an errCoordinate. NaN fails every comparison here.
+// checkWire returns why a coordinate cannot be one, as an errCoordinate.
 func checkWire(c *coordinate.Coordinate) error {
 	if c == nil {
 		return fmt.Errorf("%w: none", errCoordinate)
@@ -134,18 +134,21 @@ func checkWire(c *coordinate.Coordinate) error {
 		return fmt.Errorf("%w: %d dimensions, want %d", errCoordinate, len(c.Vec), Dimensions)
 	}
 	for _, f := range c.Vec {
-		if !(math.Abs(f) <= maxComponent) {
+		if !within(f, -maxComponent, maxComponent) {
 			return fmt.Errorf("%w: component %v s", errCoordinate, f)
 		}
 	}
 	switch {
-	case !(math.Abs(c.Adjustment) <= maxComponent):
+	case !within(c.Adjustment, -maxComponent, maxComponent):
 		return fmt.Errorf("%w: adjustment %v s", errCoordinate, c.Adjustment)
-	case !(c.Height >= 0 && c.Height <= maxComponent):
+	case !within(c.Height, 0, maxComponent):
 		return fmt.Errorf("%w: height %v s", errCoordinate, c.Height)
-	case !(c.Error >= 0 && c.Error <= maxCoordinateError):
+	case !within(c.Error, 0, maxCoordinateError):
 		return fmt.Errorf("%w: error %v", errCoordinate, c.Error)
 	default:
 		return nil
 	}
 }
+
+// within returns whether a number is from least to most. NaN is not.
+func within(f, least, most float64) bool { return f >= least && f <= most }

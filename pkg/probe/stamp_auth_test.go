@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"crypto/hmac"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"testing"
 
@@ -85,12 +86,12 @@ func TestAuthenticatedPacketsMatchTheRFC(t *testing.T) {
 				t.Errorf("with its HMAC (-want +got):\n%s", diff)
 			}
 			for n := range STAMPAuthPacketLen {
-				if _, err := tc.decode(tc.want[:n]); err != ErrSTAMPShort { //nolint:errorlint // not wrapped
+				if _, err := tc.decode(tc.want[:n]); !errors.Is(err, ErrSTAMPShort) {
 					t.Errorf("of %d octets: error %v", n, err)
 				}
 			}
 			tc.want[25] = 0                                           // the multiplier
-			if _, err := tc.decode(tc.want); err != ErrSTAMPCorrupt { //nolint:errorlint // not wrapped
+			if _, err := tc.decode(tc.want); !errors.Is(err, ErrSTAMPCorrupt) {
 				t.Errorf("with a multiplier of 0: error %v", err)
 			}
 		})
