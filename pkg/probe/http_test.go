@@ -110,10 +110,13 @@ func TestHTTPFailuresAreLosses(t *testing.T) {
 		raw   func(*net.TCPConn)
 		want  string
 	}{
-		"400":                       {serve: status(http.StatusBadRequest), want: "400"},
-		"404":                       {serve: status(http.StatusNotFound), want: "404"},
-		"500":                       {serve: status(http.StatusInternalServerError), want: "500"},
-		"503 with a huge body":      {serve: func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(http.StatusServiceUnavailable); endless(w, r) }, want: "503"},
+		"400": {serve: status(http.StatusBadRequest), want: "400"},
+		"404": {serve: status(http.StatusNotFound), want: "404"},
+		"500": {serve: status(http.StatusInternalServerError), want: "500"},
+		"503 with a huge body": {serve: func(w http.ResponseWriter, r *http.Request) {
+			w.WriteHeader(http.StatusServiceUnavailable)
+			endless(w, r)
+		}, want: "503"},
 		"an endless header":         {raw: afterRequest(func(c *net.TCPConn) { _, _ = c.Write([]byte("HTTP/1.1 200 OK\r\nX: " + strings.Repeat("x", 1<<20))) })},
 		"garbage":                   {raw: afterRequest(func(c *net.TCPConn) { _, _ = c.Write([]byte("\x00\x01\x02garbage\r\n\r\n")) })},
 		"another protocol":          {raw: func(c *net.TCPConn) { _, _ = c.Write([]byte("SSH-2.0-OpenSSH_9.2\r\n")); _, _ = io.Copy(io.Discard, c) }},

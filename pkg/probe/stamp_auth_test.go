@@ -90,7 +90,7 @@ func TestAuthenticatedPacketsMatchTheRFC(t *testing.T) {
 					t.Errorf("of %d octets: error %v", n, err)
 				}
 			}
-			tc.want[25] = 0                                           // the multiplier
+			tc.want[25] = 0 // the multiplier
 			if _, err := tc.decode(tc.want); !errors.Is(err, ErrSTAMPCorrupt) {
 				t.Errorf("with a multiplier of 0: error %v", err)
 			}
