@@ -73,7 +73,7 @@ func TestWakeUp(t *testing.T) {
 		{
 			"a measurement that is better than the last one", database("a-0"),
 			[]podOption{onSite("c"), withLatency(callsDB + "}")},
-			func(f *fixture) { f.report("c-1", near) }, "c-1",
+			func(f *fixture) { f.closer("c-1", "a-0") }, "c-1",
 		},
 		{
 			"the first measurement of a pair",

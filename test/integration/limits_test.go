@@ -3,6 +3,7 @@
 package integration
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -183,5 +184,20 @@ func TestUnmeasured(t *testing.T) {
 			f.wantPlace("a-0", "near", onNodes("a-0", "b-1"), withLatency(
 				`{"dependencies":[{"service":"db","limit":"20ms"}],"whenUnmeasured":"Reject","whenUnsatisfiable":"DoNotSchedule"}`))
 		})
+	}
+}
+
+// A node that says that it is near to everything draws no pods: the other ends say otherwise.
+func TestALyingNodeDrawsNoPods(t *testing.T) {
+	f := newFixture(t)
+	f.report("c-1", func(string, string) (time.Duration, bool) { return time.Millisecond, true })
+	f.eventually("the report of c-1 in the snapshot", func() (bool, string) {
+		n := f.metric("fogsched_store_disputed_pairs")
+		return n > 0, fmt.Sprint(n)
+	})
+	for entry, nearest := range map[string]string{"a-0": "c-0", "b-0": "c-0", "d-0": "c-2"} { // of site c, by the true distances
+		near := `{"dependencies":[{"nodes":` + nodesNamed(entry) + `}]}`
+		f.wantPlace(entry, "web-"+entry, withLatency(near))
+		f.wantPlace(nearest, "far-"+entry, onSite("c"), withLatency(near))
 	}
 }

@@ -122,7 +122,7 @@ func TestMetrics(t *testing.T) {
 	f.wantPlace("b-1", "bad", by(f.ns), preferring("b-1"), withLatency(`{}`))
 	f.create("rejected", by(f.ns), onSite("c"), withLatency(`{"dependencies":[{"nodes":`+nodesNamed("b-0")+`,"limit":"5ms"}],"whenUnsatisfiable":"DoNotSchedule"}`))
 	f.unschedulable("rejected")
-	f.report("c-1", func(string, string) (time.Duration, bool) { return time.Millisecond, true })
+	f.closer("c-1", "b-0")
 	f.wantNode("rejected", f.node("rejected"), "c-1")
 
 	text, err := f.scheduler.Metrics(t.Context())
