@@ -39,6 +39,9 @@ const (
 	PeersNodes = "nodes"
 )
 
+// objectsGap is the least time between two looks at all objects: while a DaemonSet is rolled out they change many times a second.
+const objectsGap = time.Second
+
 // fileCheck is how often the file of peers is read: a ConfigMap's volume is changed in ways that a watch of the file does
 // not see.
 const fileCheck = 2 * time.Second
@@ -113,6 +116,11 @@ func watchObjects[S any](ctx context.Context, lw cache.ListerWatcher, example ru
 			return nil
 		}
 		changed(informer.GetStore().List())
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(objectsGap):
+		}
 	}
 }
 

@@ -235,8 +235,9 @@ func (p *Publisher) Tick(ctx context.Context, now time.Time) Cause {
 		return ""
 	}
 	p.share = 1 - spread*p.random()
-	if p.last == nil || p.failures > 0 {
-		// Many others wrote at this moment too: those of a new DaemonSet, or of a server that is back. They spread at once.
+	if cause == CauseFirst || cause == CauseLarge || p.failures > 0 {
+		// Many others may have written at this moment: those of a new DaemonSet, all that measure a node that died, all that waited
+		// for a server. They spread at once.
 		p.share = 1 - p.random()
 	}
 	p.failures = 0

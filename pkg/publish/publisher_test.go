@@ -197,6 +197,10 @@ func TestPublishersThatWroteTogetherDriftApart(t *testing.T) {
 	b.rtt = 60 * msec
 	b.want("from then on, a little before the small gap", b.after(92*time.Second))
 	b.want("not at it", b.after(time.Second), PublishedOK)
+	b.rtt = 0
+	b.want("the peer died, which others see as well", b.after(10*time.Second), PublishedOK)
+	b.want("before a share of the longest time that is its own", b.after(299*time.Second))
+	b.want("after it", b.after(time.Second), PublishedOK)
 }
 
 // However long the server is down, all probers together ask it no more often than they may write.

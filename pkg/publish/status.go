@@ -190,11 +190,14 @@ const (
 )
 
 // changed returns how much what was measured differs from what was published. A peer that came or went is a slight change: which
-// peers are measured changes by itself. One that was lost or found again is a large one. Both lists of peers are sorted by name, as
-// Status makes them.
+// peers are measured changes by itself. One that was lost or found again is a large one, and so is a report about few of the peers,
+// or without a coordinate, as a new node's first one is. Both lists of peers are sorted by name, as Status makes them.
 func changed(published, measured *v1alpha1.NodeLatencyStatus) change {
 	// What counts of control is starved; the figure itself goes along with what else is written.
 	if published.Starved != measured.Starved || (published.Control == nil) != (measured.Control == nil) {
+		return changedMuch
+	}
+	if published.Coordinate == nil && measured.Coordinate != nil || len(measured.Peers) > 2*len(published.Peers) {
 		return changedMuch
 	}
 	most := coordinateChanged(published, measured)
@@ -250,10 +253,7 @@ func moved(was, is time.Duration, share float64) bool {
 func coordinateChanged(published, measured *v1alpha1.NodeLatencyStatus) change {
 	p, m := published.Coordinate, measured.Coordinate
 	if p == nil || m == nil {
-		if p == m {
-			return unchanged
-		}
-		return changedSlightly
+		return unchanged // one does not get lost
 	}
 	var square float64
 	for i := range m.VectorMicros {

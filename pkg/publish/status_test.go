@@ -209,7 +209,7 @@ func TestChanged(t *testing.T) {
 		"died":                               {m(10*msec, 20*msec), dead, changedMuch},
 		"came back":                          {dead, m(10*msec, 20*msec), changedMuch},
 		"stays dead":                         {dead, &v1alpha1.Measurement{Lost: 19}, unchanged},
-		"appeared":                           {nil, m(10*msec, 20*msec), changedSlightly},
+		"appeared, where there was none":     {nil, m(10*msec, 20*msec), changedMuch},
 		"vanished":                           {m(10*msec, 20*msec), nil, changedSlightly},
 		"more samples and a newer time only": {m(10*msec, 20*msec), &v1alpha1.Measurement{Typical: duration(10 * msec), Tail: duration(20 * msec), Samples: 7, At: &metav1.Time{Time: sentAt}}, unchanged},
 	} {
@@ -241,6 +241,12 @@ func TestChanged(t *testing.T) {
 	if got := changed(list("b", "c"), far); got != changedMuch {
 		t.Errorf("a peer that moved, behind one that is new: %v, want a large change", got)
 	}
+	if got := changed(list("a", "b"), list("a", "b", "c", "d")); got != changedSlightly {
+		t.Errorf("twice as many peers: %v, want a slight change", got)
+	}
+	if got := changed(list("a", "b"), list("a", "b", "c", "d", "e")); got != changedMuch {
+		t.Errorf("more than twice as many peers: %v, want a large change", got)
+	}
 	control := &v1alpha1.NodeLatencyStatus{Control: m(msec, msec)}
 	if got := changed(control, &v1alpha1.NodeLatencyStatus{Control: m(4*msec, 4*msec)}); got != unchanged {
 		t.Errorf("a slower control pair: %v, want none by itself", got)
@@ -265,8 +271,7 @@ func TestCoordinateChanged(t *testing.T) {
 	}{
 		"drift by a quarter of the median distance": {status(0, 5000), status(10_000, 5000), unchanged},
 		"by more":                 {status(0, 5000), status(9000, 6500), changedSlightly},
-		"the first one":           {none, status(0, 0), changedSlightly},
-		"one that went":           {status(0, 0), none, changedSlightly},
+		"the first one":           {none, status(0, 0), changedMuch},
 		"none before or after it": {none, none, unchanged},
 	} {
 		if got := changed(tc.published, tc.measured); got != tc.want {
