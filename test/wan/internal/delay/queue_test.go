@@ -40,7 +40,7 @@ func next(t *testing.T, delivered chan delivery) delivery {
 func TestItemsGoInTheOrderInWhichTheyAreDue(t *testing.T) {
 	q, delivered := newQueue(t, 1<<16)
 	dice := rand.New(rand.NewPCG(1, 2))
-	start := time.Now().Add(20 * time.Millisecond)
+	start := time.Now().Add(500 * time.Millisecond)
 	type item struct {
 		number int
 		due    time.Time
