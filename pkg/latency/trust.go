@@ -90,6 +90,8 @@ const (
 	minTalkative = 100
 	// minWrong is how many nodes must have measured a node faster than light before its position is taken as wrong.
 	minWrong = 3
+	// maxRounds bounds how many times positions are looked at anew.
+	maxRounds = 8
 
 	// implausible is how many times a claim must be below the median of its witnesses to be rejected.
 	implausible = 2
@@ -323,13 +325,39 @@ func quantile(values []float32, p float64) float32 {
 	return values[int(p*float64(len(values)-1))]
 }
 
-// positions leaves out the positions that most of those that measured a node contradict.
+// positions leaves out the positions that most of those that measured a node contradict: the worst first, because a wrong one makes
+// others' look wrong.
 func (j *judge) positions() {
 	if j.ev.Positions == nil {
 		return
 	}
-	j.position = j.ev.Positions
-	seen, faster := make([]int32, len(j.Names)), make([]int32, len(j.Names))
+	j.position = slices.Clone(j.ev.Positions)
+	for range maxRounds {
+		worst := float32(0.5)
+		var wrong []int32
+		for i, share := range j.fasterThanLight() {
+			if share > worst {
+				worst, wrong = share, wrong[:0]
+			}
+			if share >= worst && share > 0.5 {
+				wrong = append(wrong, int32(i))
+			}
+		}
+		if len(wrong) == 0 {
+			break
+		}
+		for _, i := range wrong {
+			j.position[i] = Position{}
+		}
+		j.v.Misplaced = append(j.v.Misplaced, wrong...)
+	}
+	slices.Sort(j.v.Misplaced)
+}
+
+// fasterThanLight returns, for each node, the share of its witnesses with a position that measured it faster than light; 0 where
+// fewer than minWrong did.
+func (j *judge) fasterThanLight() []float32 {
+	shares, seen := make([]float32, len(j.Names)), make([]float32, len(j.Names))
 	for i := range int32(len(j.Names)) {
 		if !j.position[i].Known() || !j.witnesses(i) {
 			continue
@@ -341,23 +369,18 @@ func (j *judge) positions() {
 			}
 			seen[e.To]++
 			if fasterThanLight(e.typical, j.position[i], j.position[e.To]) {
-				faster[e.To]++
+				shares[e.To]++
 			}
 		}
 	}
-	var wrong []int32
-	for i := range seen {
-		if faster[i] >= minWrong && 2*faster[i] > seen[i] {
-			wrong = append(wrong, int32(i))
+	for i := range shares {
+		if shares[i] < minWrong {
+			shares[i] = 0
+		} else {
+			shares[i] /= seen[i]
 		}
 	}
-	if len(wrong) > 0 {
-		j.position = slices.Clone(j.position)
-		for _, i := range wrong {
-			j.position[i] = Position{}
-		}
-	}
-	j.v.Misplaced = wrong
+	return shares
 }
 
 // judgeNode looks at what a node measured: it rejects what cannot be, and collects testimony on what only this node measured. Of a
