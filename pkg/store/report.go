@@ -52,20 +52,18 @@ func (s *Store) check(sourceName string, r *latency.Report, now time.Time) *stat
 			continue
 		}
 		metrics.SamplesRejected.WithLabelValues(sourceName, string(reason)).Inc()
-		if reason != latency.ReasonFailed && reason != latency.ReasonStarved || sample.From == sample.To {
+		if reason != latency.ReasonFailed && reason != latency.ReasonStarved {
 			continue
 		}
 		at := sample.At
 		if at.IsZero() || at.After(now) {
 			at = now
 		}
-		switch {
-		case now.Sub(at) > st.life:
-		case reason == latency.ReasonFailed:
-			pairs = append(pairs, said{sample.To, latency.Lost(0, at, sample.Lost)})
-		default:
-			pairs = append(pairs, said{sample.To, latency.Blocked(0, at)})
+		edge := latency.Blocked(0, at)
+		if reason == latency.ReasonFailed {
+			edge = latency.Lost(0, at, sample.Lost)
 		}
+		pairs = append(pairs, said{sample.To, edge})
 	}
 	if accepted > 0 {
 		metrics.SamplesAccepted.WithLabelValues(sourceName).Add(float64(accepted))

@@ -108,6 +108,19 @@ func TestReports(t *testing.T) {
 	})
 }
 
+// TestTheReporterIsWhoReports: a sample that names another node is not his.
+func TestTheReporterIsWhoReports(t *testing.T) {
+	s := New(5*time.Minute, nil)
+	nodes(s, "a", "b", "c")
+	s.Take("test", "a", report(taken("b", "a", 0), taken("b", "c", 0)), time.Now())
+	s.Build(t.Context(), time.Now())
+	wantEstimate(t, "of the one that is named", s, "b", "c", "unknown")
+	wantEstimate(t, "of the one that reports", s, "a", "c", "20ms 35ms measured")
+	if measured, _ := s.Snapshot().Coverage(); measured != 1 || s.Snapshot().MeasuredBy(0) != 1 {
+		t.Errorf("%d pairs are measured, %d by a; want the one", measured, s.Snapshot().MeasuredBy(0))
+	}
+}
+
 func TestNewestOfTwoSourcesWins(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := New(5*time.Minute, nil)
@@ -297,6 +310,10 @@ func TestZones(t *testing.T) {
 			samples: pairs(2, 2),
 			want:    map[string]string{"x2 y2": "unknown"},
 		},
+		"and what was lost is none": {
+			samples: append(pairs(2, 2), latency.Sample{From: "x1", To: "y3", Failed: true, Lost: 9}),
+			want:    map[string]string{"x2 y2": "unknown"},
+		},
 		"tails that nobody measured stay unknown in the median": {
 			samples: pairs(3, math.NaN()),
 			want:    map[string]string{"x2 y2": "20ms unknown zone"},
@@ -329,6 +346,49 @@ func TestZones(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// TestMediansOfManyStandForAWhile has more measurements than are looked at each time.
+func TestMediansOfManyStandForAWhile(t *testing.T) {
+	const n = 300
+	now := time.Now()
+	s := New(time.Hour, nil)
+	names := make([]string, n)
+	for i := range n {
+		names[i] = fmt.Sprintf("%c%03d", 'x'+i%2, i)
+		s.SetNode(names[i], zones.Location{Zone: names[i][:1]}, "")
+	}
+	s.SetNode("x", zones.Location{Zone: "x"}, "") // of which nobody says anything
+	say := func(ms float64, reporters int) {
+		for i := range n {
+			var r latency.Report
+			for j := range n {
+				if i != j && i < reporters {
+					r.Samples = append(r.Samples, sample(names[i], names[j], ms, now))
+				}
+			}
+			s.Take("test", names[i], r, now)
+		}
+	}
+	steps := []struct {
+		name      string
+		ms        float64
+		reporters int
+		after     time.Duration
+		want      string
+	}{
+		{"at first", 20, n, 0, "20ms 40ms zone"},
+		{"a moment later", 30, n, zoneInterval / 2, "20ms 40ms zone"},
+		{"half a minute later", 30, n, zoneInterval, "30ms 60ms zone"},
+		{"when a tenth is withdrawn", 40, n * 9 / 10, zoneInterval, "40ms 80ms zone"},
+		{"when there are few", 50, n / 2, zoneInterval, "50ms 100ms zone"},
+		{"when there are none", 50, 0, zoneInterval, "unknown"},
+	}
+	for _, step := range steps {
+		say(step.ms, step.reporters)
+		s.Build(t.Context(), now.Add(step.after))
+		wantEstimate(t, step.name, s, "x", names[1], step.want)
 	}
 }
 

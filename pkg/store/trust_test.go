@@ -130,7 +130,7 @@ func TestALossExpires(t *testing.T) {
 	for _, n := range []string{"a", "b"} {
 		s.SetNode(n, zones.Location{Zone: "x"}, "")
 	}
-	s.Take("loss", "a", report(lost("a", "b", now)), now)
+	s.Take("loss", "a", report(lost("a", "b", now.Add(time.Hour))), now) // by a clock that is ahead
 	expired := rejected("loss", latency.ReasonExpired)
 	s.Build(t.Context(), now.Add(5*time.Minute))
 	wantEstimate(t, "while it counts", s, "a", "b", "unknown")
