@@ -122,21 +122,16 @@ func TestPacketsAreOnTime(t *testing.T) {
 	for range 5 {
 		c := spawn(t, b)
 		must(t, c.Set("node-0", "node-1", Link{RTT: 10 * ms}))
-		stop := make(chan struct{})
+		var stop atomic.Bool
 		var busy sync.WaitGroup
 		for range runtime.NumCPU() {
 			busy.Go(func() {
-				for {
-					select {
-					case <-stop:
-						return
-					default:
-					}
+				for !stop.Load() {
 				}
 			})
 		}
 		newClient(t, b.nodes[0].ns).trips(b.nodes[1].IP, 100)
-		close(stop)
+		stop.Store(true)
 		busy.Wait()
 		var err error
 		s, err = c.Stats()
