@@ -19,6 +19,7 @@ import (
 	"sigs.k8s.io/e2e-framework/pkg/features"
 
 	"github.com/fogsched/fogsched/pkg/apis/fogsched/v1alpha1"
+	"github.com/fogsched/fogsched/pkg/client"
 )
 
 // TestNoMeasurements takes all probers and all that they published away. Pods that want to be near something must then be placed
@@ -37,17 +38,17 @@ func TestNoMeasurements(t *testing.T) {
 			s := newSpot(ctx, t, target)
 			emptiest := s.weigh(ctx, t, all)
 
-			stock := s.choices(ctx, t, corev1.DefaultSchedulerName)
+			stock := s.choices(ctx, t, corev1.DefaultSchedulerName, 3)
 			if !slices.Equal(stock, slices.Repeat([]string{emptiest}, len(stock))) {
 				t.Fatalf("the stock scheduler chose %v where %s is the emptiest node by far: this test cannot tell anything", stock, emptiest)
 			}
-			if got := s.choices(ctx, t, scheduler); slices.Contains(got, emptiest) {
+			if got := s.choices(ctx, t, scheduler, 3); slices.Contains(got, emptiest) {
 				t.Fatalf("with measurements fogsched chose %v, like the stock scheduler: this test cannot tell anything", got)
 			}
 
 			say("taking all probers and measurements away")
 			restart := stopProbers(ctx, t)
-			if err := world.client.CoreV1().RESTClient().Delete().AbsPath("apis", v1alpha1.GroupVersion.String(), "nodelatencies").Do(ctx).Error(); err != nil {
+			if err := world.client.CoreV1().RESTClient().Delete().AbsPath("apis", v1alpha1.GroupVersion.String(), client.NodeLatencies).Do(ctx).Error(); err != nil {
 				t.Fatalf("deleting the NodeLatency objects: %v", err)
 			}
 			before := lifeOf(ctx, t)
@@ -55,15 +56,16 @@ func TestNoMeasurements(t *testing.T) {
 			if err != nil || len(m) > 0 {
 				t.Fatalf("%d measurements are left, error %v", len(m), err)
 			}
-			// The scheduler hears of it by its watch.
-			var got []string
-			until(ctx, t, 30*time.Second, "fogsched to choose as the stock scheduler does", func(ctx context.Context) (string, error) {
-				if got = s.choices(ctx, t, scheduler); !slices.Equal(got, stock) {
-					return fmt.Sprintf("fogsched chose %v, the stock scheduler %v", got, stock), nil
+			until(ctx, t, 30*time.Second, "fogsched to hear that the measurements are gone", func(ctx context.Context) (string, error) {
+				if got := s.choices(ctx, t, scheduler, 1); got[0] != emptiest {
+					return "it chose " + got[0], nil
 				}
 				return "", nil
 			})
-			say("without any measurement fogsched chose %s for %d pods that call %s, like the stock scheduler; with measurements it had not", got[0], len(got), target)
+			if got := s.choices(ctx, t, scheduler, 3); !slices.Equal(got, stock) {
+				t.Errorf("without any measurement fogsched chose %v, the stock scheduler %v", got, stock)
+			}
+			say("without any measurement pods that call %s run on %s, where the stock scheduler puts them; with measurements they had not", target, emptiest)
 			before.stillAlive(ctx, t)
 
 			restart()
@@ -100,15 +102,16 @@ func (s *spot) weigh(ctx context.Context, t *testing.T, nodes []string) (empties
 	return nodes[len(nodes)-1]
 }
 
-// choices has a scheduler place three pods that call the target, one after another, waits until they run, and returns their nodes.
-func (s *spot) choices(ctx context.Context, t *testing.T, schedulerName string) []string {
+// choices has a scheduler place pods that call the target, one after another, waits until each runs, and returns their nodes. The pods go,
+// so that they weigh on no later choice.
+func (s *spot) choices(ctx context.Context, t *testing.T, schedulerName string, n int) []string {
 	t.Helper()
 	pods := world.client.CoreV1().Pods(s.ns)
 	var nodes []string
-	for range 3 {
+	for range n {
 		s.waves++
 		p := idlePod(fmt.Sprintf("lone-%d", s.waves), schedulerName)
-		p.Annotations = map[string]string{v1alpha1.LatencyAnnotation: `{"dependencies":[{"pods":{"selector":{"matchLabels":{"app":"target"}}}}]}`}
+		p.Annotations = map[string]string{v1alpha1.LatencyAnnotation: callsTarget}
 		if _, err := pods.Create(ctx, p, metav1.CreateOptions{}); err != nil {
 			t.Fatal(err)
 		}
@@ -123,6 +126,10 @@ func (s *spot) choices(ctx context.Context, t *testing.T, schedulerName string) 
 			nodes = append(nodes, got.Spec.NodeName)
 			return "", nil
 		})
+		now := int64(0)
+		if err := pods.Delete(ctx, p.Name, metav1.DeleteOptions{GracePeriodSeconds: &now}); err != nil {
+			t.Fatal(err)
+		}
 	}
 	return nodes
 }

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/e2e-framework/pkg/envconf"
@@ -53,6 +55,13 @@ func TestRequestLatency(t *testing.T) {
 			}
 			if len(entries) == 0 {
 				t.Fatalf("no node has the label %s=true: label those where users come in", entryLabel)
+			}
+			zones, err := zonesOf(ctx)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(zones) < 2 {
+				t.Fatalf("the workers are in the zones %v: the replicas of the board need two, by the label %s", zones, corev1.LabelTopologyZone)
 			}
 			lost := func() uint64 { return 0 }
 			if world.emulator != nil {
@@ -118,6 +127,12 @@ func boardRound(ctx context.Context, t *testing.T, cfg *envconf.Config, schedule
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { // the next round needs the node port before the namespace has gone
+		err := world.client.CoreV1().Services(ns).Delete(context.WithoutCancel(ctx), "bulletin-board", metav1.DeleteOptions{})
+		if err != nil && !apierrors.IsNotFound(err) {
+			t.Errorf("deleting the Service: %v", err)
+		}
+	})
 	for _, o := range objects {
 		if err := apply(ctx, cfg, o); err != nil {
 			t.Fatal(err)
@@ -132,6 +147,25 @@ func boardRound(ctx context.Context, t *testing.T, cfg *envconf.Config, schedule
 			if d.Status.ReadyReplicas < *d.Spec.Replicas {
 				return fmt.Sprintf("%s: %d of %d pods are ready", d.Name, d.Status.ReadyReplicas, *d.Spec.Replicas), nil
 			}
+		}
+		return "", nil
+	})
+	// A connection that is made before all replicas can be chosen may stay with a far one.
+	until(ctx, t, 30*time.Second, "the Services to have their endpoints", func(ctx context.Context) (string, error) {
+		slices, err := world.client.DiscoveryV1().EndpointSlices(ns).List(ctx, metav1.ListOptions{})
+		if err != nil {
+			return "", err
+		}
+		ready := map[string]int{}
+		for _, s := range slices.Items {
+			for _, e := range s.Endpoints {
+				if e.Conditions.Ready != nil && *e.Conditions.Ready {
+					ready[s.Labels[discoveryv1.LabelServiceName]]++
+				}
+			}
+		}
+		if ready["redis-master"] < 1 || ready["redis-slaves"] < 2 || ready["bulletin-board"] < 2 {
+			return fmt.Sprint(ready), nil
 		}
 		return "", nil
 	})

@@ -22,14 +22,16 @@ const entryLabel = "fogsched.dev/gateway"
 
 // readyNodes returns the names of the nodes that are Ready, in order.
 func readyNodes(ctx context.Context) ([]string, error) {
-	return nodesWhere(ctx, "", func(n *corev1.Node) bool { return true })
+	return nodesWhere(ctx, "", func(*corev1.Node) bool { return true })
 }
 
 // workers returns the names of the Ready nodes that take any pod, in order.
 func workers(ctx context.Context) ([]string, error) {
-	return nodesWhere(ctx, "", func(n *corev1.Node) bool {
-		return !n.Spec.Unschedulable && !slices.ContainsFunc(n.Spec.Taints, func(t corev1.Taint) bool { return t.Effect != corev1.TaintEffectPreferNoSchedule })
-	})
+	return nodesWhere(ctx, "", takesPods)
+}
+
+func takesPods(n *corev1.Node) bool {
+	return !n.Spec.Unschedulable && !slices.ContainsFunc(n.Spec.Taints, func(t corev1.Taint) bool { return t.Effect != corev1.TaintEffectPreferNoSchedule })
 }
 
 func nodesWhere(ctx context.Context, selector string, ok func(*corev1.Node) bool) ([]string, error) {
@@ -48,6 +50,19 @@ func nodesWhere(ctx context.Context, selector string, ok func(*corev1.Node) bool
 	}
 	slices.Sort(names)
 	return names, nil
+}
+
+// zonesOf returns the zones of the workers.
+func zonesOf(ctx context.Context) ([]string, error) {
+	var zones []string
+	_, err := nodesWhere(ctx, corev1.LabelTopologyZone, func(n *corev1.Node) bool {
+		if takesPods(n) {
+			zones = append(zones, n.Labels[corev1.LabelTopologyZone])
+		}
+		return false
+	})
+	slices.Sort(zones)
+	return slices.Compact(zones), err
 }
 
 func podsOf(ctx context.Context, namespace, selector string) ([]corev1.Pod, error) {

@@ -21,7 +21,7 @@ import (
 const (
 	// noticeTime is how soon new pods must keep away from a node that nobody reaches any more, and come back to one that is
 	// reached again.
-	noticeTime = time.Minute
+	noticeTime = 90 * time.Second
 	// newNodeTime is how soon a node that joined must get pods.
 	newNodeTime = time.Minute
 )

@@ -30,6 +30,9 @@ const (
 	prober          = "fogprobe" // the DaemonSet, and the app.kubernetes.io/name of its pods
 	scheduler       = "fogsched" // the Deployment, the app.kubernetes.io/name of its pods, and the name pods ask for
 
+	// oursLabel is on the namespace of an installation that the suite made.
+	oursLabel = "e2e.fogsched.dev/installed"
+
 	imageTag = "e2e"
 	// probeInterval is shorter than that of the shipped DaemonSet, so that the tests see a change sooner. All else is as shipped.
 	probeInterval = 2 * time.Second
@@ -48,11 +51,11 @@ func pullPolicy() corev1.PullPolicy {
 
 // install applies the shipped overlay with the images of this run, unless fogsched is there already.
 func install(ctx context.Context, cfg *envconf.Config) (context.Context, error) {
-	_, err := world.client.CoreV1().Namespaces().Get(ctx, systemNamespace, metav1.GetOptions{})
+	ns, err := world.client.CoreV1().Namespaces().Get(ctx, systemNamespace, metav1.GetOptions{})
 	switch {
-	case err == nil:
+	case err == nil && ns.Labels[oursLabel] == "":
 		say("namespace %s is there: testing the fogsched that is installed", systemNamespace)
-	case apierrors.IsNotFound(err):
+	case err == nil || apierrors.IsNotFound(err):
 		say("installing %s", overlay)
 		world.ours = true
 		objects, err := product()
@@ -113,6 +116,11 @@ func product() ([]*unstructured.Unstructured, error) {
 	}
 	for _, o := range objects {
 		switch o.GetKind() {
+		case "Namespace":
+			labels := o.GetLabels()
+			labels[oursLabel] = "true"
+			o.SetLabels(labels)
+			continue
 		case "Deployment", "DaemonSet":
 		default:
 			continue
@@ -164,8 +172,15 @@ func installed(ctx context.Context) (amiss string, err error) {
 	if err != nil {
 		return "", err
 	}
-	if d.Status.ObservedGeneration != d.Generation || d.Status.AvailableReplicas < 1 {
-		return fmt.Sprintf("Deployment %s: %d available", scheduler, d.Status.AvailableReplicas), nil
+	if s := d.Status; s.ObservedGeneration != d.Generation || s.UpdatedReplicas < 1 || s.Replicas > s.UpdatedReplicas || s.AvailableReplicas < 1 {
+		return fmt.Sprintf("Deployment %s: %d replicas, %d up to date, %d available", scheduler, s.Replicas, s.UpdatedReplicas, s.AvailableReplicas), nil
+	}
+	set, err := world.client.AppsV1().DaemonSets(systemNamespace).Get(ctx, prober, metav1.GetOptions{})
+	if err != nil {
+		return "", err
+	}
+	if s := set.Status; s.ObservedGeneration != set.Generation || s.UpdatedNumberScheduled < s.DesiredNumberScheduled {
+		return fmt.Sprintf("DaemonSet %s: %d of %d pods up to date", prober, s.UpdatedNumberScheduled, s.DesiredNumberScheduled), nil
 	}
 	return probersReady(ctx)
 }

@@ -25,6 +25,9 @@ const (
 	startTime      = 30 * time.Second
 	// attemptGap is the time between two pods of which one wants to see where they go.
 	attemptGap = 2 * time.Second
+
+	// callsTarget is the intent of pods that call the pod of a spot.
+	callsTarget = `{"dependencies":[{"pods":{"selector":{"matchLabels":{"app":"target"}}}}]}`
 )
 
 // spot is a pod at a known place, and pods that want to be near it.
@@ -70,7 +73,7 @@ func (s *spot) place(ctx context.Context, t *testing.T, replicas int32) (name st
 		Replicas: &replicas, Selector: &metav1.LabelSelector{MatchLabels: labels},
 		Template: corev1.PodTemplateSpec{
 			ObjectMeta: metav1.ObjectMeta{Labels: labels, Annotations: map[string]string{
-				v1alpha1.LatencyAnnotation: `{"dependencies":[{"pods":{"selector":{"matchLabels":{"app":"target"}}}}]}`,
+				v1alpha1.LatencyAnnotation: callsTarget,
 			}},
 			Spec: spec,
 		},

@@ -145,18 +145,20 @@ func millis(d time.Duration) string {
 
 // table prints what is and what was measured, for all pairs of nodes.
 func (m rtts) table(want rtts, nodes []string) {
-	width := 0
-	for _, n := range nodes {
-		width = max(width, len(n))
+	short := make([]string, len(nodes))
+	width := len("is / measured")
+	for i, n := range nodes {
+		short[i] = strings.TrimPrefix(n, commonPrefix(nodes))
+		width = max(width, len(short[i]))
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "\n  %-*s", width, "is / measured")
-	for _, n := range nodes {
-		fmt.Fprintf(&b, "  %15.15s", n[max(0, len(n)-15):])
+	for _, n := range short {
+		fmt.Fprintf(&b, "  %13s", n)
 	}
 	b.WriteString("\n")
-	for _, from := range nodes {
-		fmt.Fprintf(&b, "  %-*s", width, from)
+	for i, from := range nodes {
+		fmt.Fprintf(&b, "  %-*s", width, short[i])
 		for _, to := range nodes {
 			text := "–"
 			if from != to {
@@ -166,11 +168,22 @@ func (m rtts) table(want rtts, nodes []string) {
 				}
 				text = fmt.Sprintf("%.1f / %s", float64(want[pair{from, to}])/float64(time.Millisecond), text)
 			}
-			fmt.Fprintf(&b, "  %15s", text)
+			fmt.Fprintf(&b, "  %13s", text)
 		}
 		b.WriteString("\n")
 	}
 	fmt.Println(b.String())
+}
+
+// commonPrefix returns what all names start with, up to a dash.
+func commonPrefix(names []string) string {
+	prefix := names[0]
+	for _, n := range names {
+		for !strings.HasPrefix(n, prefix) {
+			prefix = prefix[:len(prefix)-1]
+		}
+	}
+	return prefix[:strings.LastIndex(prefix, "-")+1]
 }
 
 // restoreLinks puts the emulator back to what it was when the test ends, and waits until the probers have noticed.

@@ -23,8 +23,8 @@ type site struct {
 // The control plane is at the first one.
 var sites = []site{
 	{"gateway", 0, 0, 2, 2},
-	{"north", 12, 9, 2, 1},
-	{"south", -32, 24, 1, 0},
+	{"north", 20, 15, 2, 1},
+	{"south", 0, 56, 1, 0},
 }
 
 // place is a node on the map.

@@ -277,6 +277,13 @@ func TestConnectionsAreKeptAndReplaced(t *testing.T) {
 	}
 	fake.drop()
 	ping() // on a new connection, since the kept one is dead
+	c.life = 0
+	fake.drop()
+	ping()
+	ping()
+	if got := fake.opened(); got != 2 {
+		t.Errorf("%d connections that retire at once for two commands, want 2", got)
+	}
 }
 
 func TestACommandEndsWithItsContext(t *testing.T) {

@@ -16,6 +16,7 @@ import (
 const (
 	redisTimeout = 3 * time.Second // for one exchange, dialling included
 	maxIdle      = 8               // connections that are kept
+	maxLife      = 3 * time.Second // of a connection: a Service whose endpoints changed is noticed after it
 	maxReply     = 1 << 20         // bytes of one string, or elements of one array
 	maxDepth     = 4               // arrays within arrays
 )
@@ -25,20 +26,22 @@ type redisError string
 
 func (e redisError) Error() string { return "redis: " + string(e) }
 
-// redis is a client of one Redis address that keeps its connections, so that a command costs one round trip. It is safe for
-// concurrent use.
+// redis is a client of one Redis address that keeps its connections for a while, so that a command mostly costs one round trip. It is
+// safe for concurrent use.
 type redis struct {
 	addr string
+	life time.Duration
 	idle chan *redisConn
 }
 
 type redisConn struct {
 	net.Conn
-	r *bufio.Reader
+	r       *bufio.Reader
+	retires time.Time
 }
 
 func newRedis(addr string) *redis {
-	return &redis{addr: addr, idle: make(chan *redisConn, maxIdle)}
+	return &redis{addr: addr, life: maxLife, idle: make(chan *redisConn, maxIdle)}
 }
 
 // do sends commands in one go and returns the reply to each: nil, a string, an int64, a redisError or a []any of these.
@@ -70,17 +73,23 @@ func (c *redis) do(ctx context.Context, commands ...[]string) ([]any, error) {
 }
 
 func (c *redis) get(ctx context.Context) (conn *redisConn, reused bool, err error) {
-	select {
-	case conn := <-c.idle:
-		return conn, true, nil
-	default:
+	for {
+		select {
+		case conn := <-c.idle:
+			if time.Now().Before(conn.retires) {
+				return conn, true, nil
+			}
+			conn.Close()
+			continue
+		default:
+		}
+		var d net.Dialer
+		raw, err := d.DialContext(ctx, "tcp", c.addr)
+		if err != nil {
+			return nil, false, err
+		}
+		return &redisConn{Conn: raw, r: bufio.NewReader(raw), retires: time.Now().Add(c.life)}, false, nil
 	}
-	var d net.Dialer
-	raw, err := d.DialContext(ctx, "tcp", c.addr)
-	if err != nil {
-		return nil, false, err
-	}
-	return &redisConn{Conn: raw, r: bufio.NewReader(raw)}, false, nil
 }
 
 func (c *redis) put(conn *redisConn) {
