@@ -32,6 +32,7 @@ mkdir -p "$CACHE"
 exec 9>"$CACHE/lock"
 flock 9
 if [[ -f $archive ]]; then
+  touch "$archive"
   echo "$archive"
   exit
 fi
@@ -52,6 +53,7 @@ if ! command -v debootstrap >/dev/null || [[ ! -f /usr/share/keyrings/debian-arc
 fi
 
 work=$(mktemp -d "$CACHE/build.XXXXXX")
+sockets=$(mktemp -d /tmp/fogsched-kind.XXXXXX) # a socket's path must be short
 # What ends must be ended whole: containerd, and the mounts that an interrupted debootstrap leaves.
 containerd_pid=
 finish() {
@@ -59,7 +61,7 @@ finish() {
     kill "$containerd_pid" 2>/dev/null && wait "$containerd_pid" 2>/dev/null || true
   fi
   awk -v dir="$work/" 'index($5, dir) == 1 { print $5 }' /proc/self/mountinfo | sort -r | xargs -r -n 1 umount -l || true
-  rm -rf --one-file-system "$work"
+  rm -rf --one-file-system "$work" "$sockets"
 }
 trap finish EXIT
 trap 'exit 130' INT
@@ -73,8 +75,8 @@ done
 step "compiling Kubernetes, containerd, CoreDNS, the CNI plugins where they are not built yet" "5 min"
 programs=(etcd kube-apiserver kube-controller-manager kube-scheduler kubelet kubeadm kube-proxy kubectl
   containerd containerd-shim-runc-v2 ctr coredns host-local loopback portmap ptp)
-MAKEFLAGS='' make --no-print-directory "${programs[@]/#/bin/}" >&2
-GOFLAGS=-buildvcs=false CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o "$work/" ./hack/kind/pause ./hack/kind/kindnetd ./hack/kind/image
+MAKEFLAGS='' make --silent "${programs[@]/#/bin/}" >&2
+GOFLAGS=-buildvcs=false CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o "$work/" ./hack/kind/pause ./hack/kind/kindnetd ./test/kind/archive
 
 # The base: what kind's own has, from one debootstrap.
 step "installing Debian $SUITE" "70 s"
@@ -136,7 +138,7 @@ path=PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 images=()
 image() { # tag, entrypoint, layer …
   local out=$work/image-${#images[@]}.tar
-  "$work/image" -out "$out" -tag "$1" -entrypoint "$2" -env "$path" "${@:3}"
+  "$work/archive" -out "$out" -tag "$1" -entrypoint "$2" -env "$path" "${@:3}"
   images+=("$out")
 }
 tag_of() { grep -E "/$1:" "$work/tags" | head -n 1; }
@@ -182,20 +184,20 @@ image "$(sed -n 's/^ *image: *//p' hack/kind/default-cni.yaml)" /bin/kindnetd "$
 
 # containerd itself puts them where the node's containerd will look. It compresses the layers: every node gets a copy of them.
 step "importing ${#images[@]} images" "20 s"
-mkdir -p "$work/state"
 cat >"$work/containerd.toml" <<EOF
 version = 3
 root = "$root/var/lib/containerd"
 state = "$work/state"
-disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.cri.v1.runtime", "io.containerd.cri.v1.images"]
+disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.cri.v1.runtime", "io.containerd.cri.v1.images",
+  "io.containerd.nri.v1.nri", "io.containerd.internal.v1.opt", "io.containerd.internal.v1.cri"]
 [grpc]
-  address = "$work/containerd.sock"
+  address = "$sockets/containerd.sock"
 [ttrpc]
-  address = "$work/containerd.sock.ttrpc"
+  address = "$sockets/ttrpc.sock"
 EOF
 bin/containerd --config "$work/containerd.toml" >"$work/containerd.log" 2>&1 9>&- &
 containerd_pid=$!
-ctr() { bin/ctr --address "$work/containerd.sock" --namespace k8s.io "$@"; }
+ctr() { bin/ctr --address "$sockets/containerd.sock" --namespace k8s.io "$@"; }
 for ((i = 0; ; i++)); do
   ctr version >/dev/null 2>&1 && break
   ((i < 100)) && kill -0 "$containerd_pid" 2>/dev/null || { tail -n 20 "$work/containerd.log" >&2; die "containerd did not start"; }
@@ -212,10 +214,10 @@ containerd_pid=
 
 step "writing the archive" "10 s"
 tar --numeric-owner --sort=name --xattrs --acls --one-file-system -C "$root" -cf "$work/node.tar" .
-"$work/image" -out "$work/archive.tar" -tag "fogsched/kind-node:$KUBE_VERSION-$key" -entrypoint "/usr/local/bin/entrypoint /sbin/init" \
+"$work/archive" -out "$work/archive.tar" -tag "fogsched/kind-node:$KUBE_VERSION-$key" -entrypoint "/usr/local/bin/entrypoint /sbin/init" \
   -env "$path container=docker" -stop-signal SIGRTMIN+3 "$work/node.tar"
 mv "$work/archive.tar" "$archive"
-# Older ones of the same version are not asked for any more.
-find "$CACHE" -maxdepth 1 -name "node-$KUBE_VERSION-*.tar" ! -path "$archive" -delete
+# What nobody has asked for in a week.
+find "$CACHE" -maxdepth 1 -name 'node-*.tar' -mtime +7 -delete
 say "$archive: $(du -h "$archive" | cut -f 1), built in $((SECONDS - began)) s"
 echo "$archive"

@@ -28,6 +28,9 @@ import (
 // publishedNodeImage is the image of Kubernetes 1.35 that the release notes of kind v0.33.0 list.
 const publishedNodeImage = "docker.io/kindest/node:v1.35.8@sha256:07b2536e30b803ed61d1677a79df6115f798ce64c80f9e22f6ed45afd09323c0"
 
+// builtNodeImage is the name that hack/kind gives the images it builds, before the colon.
+const builtNodeImage = "fogsched/kind-node"
+
 // readyLimit bounds how long a node may take to become Ready.
 const readyLimit = 3 * time.Minute
 
@@ -114,7 +117,7 @@ func Create(ctx context.Context, config Config) (c *Cluster, err error) {
 	c.Kubeconfig = filepath.Join(dir, "kubeconfig")
 	image, err := engine.nodeImage(ctx, config.NodeImage)
 	if err != nil {
-		return c, fmt.Errorf("NodeImage: %w", err)
+		return c, fmt.Errorf("node image: %w", err)
 	}
 
 	c.printf("creating a cluster of 1 + %d nodes (about 40 s)", config.Workers)
@@ -174,7 +177,7 @@ func Open(ctx context.Context, name string) (*Cluster, error) {
 // Delete removes the cluster of this name, whoever made it and in whatever state it is, with everything that came with it.
 func Delete(ctx context.Context, name string, log io.Writer) error {
 	if !validName.MatchString(name) {
-		return fmt.Errorf("Name: %q: use lower-case letters, digits and dashes, at most 40", name)
+		return fmt.Errorf("name %q: use lower-case letters, digits and dashes, at most 40", name)
 	}
 	c := &Cluster{Name: name, Engine: &Engine{name: name, log: log}, log: log}
 	own, err := openOwn(name)
@@ -194,7 +197,11 @@ func Delete(ctx context.Context, name string, log io.Writer) error {
 // must go also when there is no time left.
 func (c *Cluster) Delete() error {
 	if c.Engine.Own() {
-		return errors.Join(c.Engine.Stop(), c.forget())
+		// What could not be stopped must be found again.
+		if err := c.Engine.Stop(); err != nil {
+			return err
+		}
+		return c.forget()
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
@@ -214,6 +221,14 @@ func (c *Cluster) Delete() error {
 		if _, err := c.Engine.Docker(ctx, "network", "rm", id); err != nil {
 			return err
 		}
+	}
+	// The image goes too, unless another cluster uses it; kind's own stays, as with kind itself.
+	images, err := c.Engine.Docker(ctx, "image", "ls", "--quiet", builtNodeImage)
+	if err != nil {
+		return err
+	}
+	for id := range strings.FieldsSeq(images) {
+		_, _ = c.Engine.Docker(ctx, "image", "rm", id)
 	}
 	return c.forget()
 }

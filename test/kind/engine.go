@@ -43,7 +43,7 @@ var validName = regexp.MustCompile(`^[a-z][a-z0-9-]{0,39}$`)
 // so in any case).
 func StartEngine(ctx context.Context, config EngineConfig) (*Engine, error) {
 	if !validName.MatchString(config.Name) {
-		return nil, fmt.Errorf("Name: %q: use lower-case letters, digits and dashes, at most 40", config.Name)
+		return nil, fmt.Errorf("name %q: use lower-case letters, digits and dashes, at most 40", config.Name)
 	}
 	if config.Log == nil {
 		config.Log = io.Discard

@@ -3,7 +3,6 @@
 package kind
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -53,11 +52,16 @@ const uplink = "uplink"
 const initScript = `set -eu
 mount -t proc proc /proc
 ip link set lo up
-# Another containerd or another engine's settings are none of our business.
-[ ! -d /run/containerd ] || mount -t tmpfs tmpfs /run/containerd
+# Another engine's settings and sockets are none of our business, nor are ours anybody's.
 mount -t tmpfs tmpfs /etc/docker
+mount -t tmpfs tmpfs /opt
+mkdir -p "$2/run"
+mount -t tmpfs -o mode=755 tmpfs "$2/run"
+mkdir -p "$2$1"
+mount --bind "$1" "$2$1"
+mount --rbind "$2/run" /run
 read -r mode <&3
-dockerd --config-file "$1" 3<&- &
+dockerd --config-file "$1/daemon.json" 3<&- &
 daemon=$!
 if [ "$mode" != stay ]; then
 	{ read -r _ <&3 || true; kill -KILL $daemon; } &
@@ -201,7 +205,7 @@ func (o *ownEngine) start(ctx context.Context, stay bool) error {
 	if err := o.save(); err != nil {
 		return err
 	}
-	if err := raiseLimits(); err != nil {
+	if err := locked(raiseLimits); err != nil {
 		return err
 	}
 	runtimePath := filepath.Join(o.Data, "runtime.sh")
@@ -220,7 +224,7 @@ func (o *ownEngine) start(ctx context.Context, stay bool) error {
 	defer func() { _ = reader.Close() }()
 
 	configFile := filepath.Join(o.State, "daemon.json")
-	cmd := exec.Command("/bin/sh", "-c", initScript, "init", configFile)
+	cmd := exec.Command("/bin/sh", "-c", initScript, "init", o.State, o.Data)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.ExtraFiles = []*os.File{reader}
 	cmd.Dir = "/"
@@ -247,7 +251,7 @@ func (o *ownEngine) start(ctx context.Context, stay bool) error {
 	if err := o.save(); err != nil {
 		return err
 	}
-	if err := o.connect(ctx); err != nil {
+	if err := locked(func() error { return o.connect(ctx) }); err != nil {
 		return err
 	}
 	settings, err := json.Marshal(map[string]any{
@@ -362,11 +366,39 @@ func (o *ownEngine) connect(ctx context.Context) error {
 	return errors.New("every range in 172.29.0.0/16 has a route already")
 }
 
+// locked runs f while no other engine of ours, in whichever process, chooses a range or touches the machine's limits.
+func locked(f func() error) error {
+	cache, err := cacheDir()
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(cache, 0o755); err != nil {
+		return err
+	}
+	lock, err := os.OpenFile(filepath.Join(cache, "engines.lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return err
+	}
+	// Closing the file gives the lock back.
+	defer func() { _ = lock.Close() }()
+	for {
+		err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX)
+		if errors.Is(err, syscall.EINTR) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", lock.Name(), err)
+		}
+		return f()
+	}
+}
+
 // routes takes the destinations from the lines of `ip route`; the default route is none.
 func routes(out string) []netip.Prefix {
 	var prefixes []netip.Prefix
 	for line := range strings.Lines(out) {
-		for _, field := range strings.Fields(line)[:min(2, len(strings.Fields(line)))] {
+		fields := strings.Fields(line)
+		for _, field := range fields[:min(2, len(fields))] {
 			if p, err := netip.ParsePrefix(field); err == nil && p.Bits() > 0 {
 				prefixes = append(prefixes, p)
 			} else if a, err := netip.ParseAddr(field); err == nil {
@@ -498,6 +530,9 @@ func (o *ownEngine) stop() error {
 		if !o.running() {
 			return true, nil
 		}
+		if err := thaw(o.CgroupParent); err != nil {
+			return false, err
+		}
 		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", o.Init))
 		return err == nil && strings.Contains(string(status), "\nState:\tZ"), nil
 	})
@@ -529,23 +564,57 @@ func (o *ownEngine) stop() error {
 	if err := os.RemoveAll(o.State); err != nil {
 		return err
 	}
-	return restoreLimits()
+	return locked(restoreLimits)
 }
 
-// removeCgroups removes the groups of this name from the top of every hierarchy, from the leaves upwards.
-func removeCgroups(name string) error {
-	mounts, err := os.Open("/proc/self/mountinfo")
+// cgroups returns the groups of this name at the top of every hierarchy.
+func cgroups(name string) ([]string, error) {
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return nil, err
+	}
+	var groups []string
+	for line := range strings.Lines(string(mounts)) {
+		before, _, ok := strings.Cut(line, " - cgroup")
+		if fields := strings.Fields(before); ok && len(fields) > 4 {
+			groups = append(groups, filepath.Join(fields[4], name))
+		}
+	}
+	return groups, nil
+}
+
+// thaw lets frozen processes go on: runc freezes a container for a moment to change its limits, and with cgroup v1 whoever is
+// killed meanwhile does not die before it is thawed.
+func thaw(name string) error {
+	tops, err := cgroups(name)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = mounts.Close() }()
-	var errs []error
-	for scanner := bufio.NewScanner(mounts); scanner.Scan(); {
-		before, after, ok := strings.Cut(scanner.Text(), " - cgroup")
-		if !ok || len(after) == 0 {
-			continue
+	for _, top := range tops {
+		err := filepath.WalkDir(top, func(p string, d fs.DirEntry, err error) error {
+			if err != nil || d.Name() != "freezer.state" {
+				return nil // A group may go while we look at it.
+			}
+			if state, err := os.ReadFile(p); err == nil && strings.TrimSpace(string(state)) != "THAWED" {
+				_ = os.WriteFile(p, []byte("THAWED"), 0o644)
+			}
+			return nil
+		})
+		if err != nil {
+			return err
 		}
-		top := filepath.Join(strings.Fields(before)[4], name)
+	}
+	return nil
+}
+
+// removeCgroups removes the groups of this name, from the leaves upwards.
+func removeCgroups(name string) error {
+	tops, err := cgroups(name)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, top := range tops {
 		// A group is busy for a moment after its last process.
 		errs = append(errs, poll(context.Background(), 10*time.Second, "removing the cgroup "+top, func(context.Context) (bool, error) {
 			var groups []string

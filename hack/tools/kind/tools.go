@@ -2,6 +2,7 @@
 
 //go:build tools
 
+// Package tools pins what a kind cluster needs beside Kubernetes: kind itself, and what hack/kind puts into its node image.
 package tools
 
 import (

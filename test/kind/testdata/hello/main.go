@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command hello answers HTTP requests on port 8080 with its host name; with an address and a number it asks that many times,
-// each time on a new connection, and prints the answers.
+// Command hello answers HTTP requests on port 8080 with its host name. With an address and a number it asks there, each time on
+// a new connection, until so many different hosts have answered, and prints their names.
 package main
 
 import (
@@ -30,22 +30,36 @@ func run(args []string) error {
 			_, _ = fmt.Fprint(w, name)
 		}))
 	}
-	n, err := strconv.Atoi(args[1])
+	wanted, err := strconv.Atoi(args[1])
 	if err != nil {
 		return err
 	}
 	client := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
-	for range n {
-		response, err := client.Get(args[0])
-		if err != nil {
-			return err
+	answered := map[string]bool{}
+	var failed error
+	for deadline := time.Now().Add(time.Minute); len(answered) < wanted; time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			return fmt.Errorf("only %d hosts answered within a minute; the last error: %w", len(answered), failed)
 		}
-		body, err := io.ReadAll(response.Body)
-		_ = response.Body.Close()
+		name, err := ask(client, args[0])
 		if err != nil {
-			return err
+			failed = err
+			continue
 		}
-		fmt.Printf("%s\n", body)
+		if !answered[name] {
+			answered[name] = true
+			fmt.Println(name)
+		}
 	}
 	return nil
+}
+
+func ask(client *http.Client, address string) (string, error) {
+	response, err := client.Get(address)
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = response.Body.Close() }()
+	body, err := io.ReadAll(response.Body)
+	return string(body), err
 }

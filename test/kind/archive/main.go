@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command image writes a docker archive from tar files, one a layer, without an engine.
+// Command archive writes a docker archive from tar files, one a layer, without an engine.
 package main
 
 import (
@@ -23,11 +23,11 @@ func main() {
 	config.Entrypoint = strings.Fields(*entrypoint)
 	config.Env = strings.Fields(*env)
 	if *out == "" || *tag == "" || flag.NArg() == 0 {
-		fmt.Fprintln(os.Stderr, "usage: image -out ARCHIVE -tag NAME:TAG [-entrypoint …] [-env …] LAYER.tar …")
+		fmt.Fprintln(os.Stderr, "usage: archive -out ARCHIVE -tag NAME:TAG [-entrypoint …] [-env …] LAYER.tar …")
 		os.Exit(2)
 	}
 	if err := kind.WriteArchive(*out, *tag, config, flag.Args()...); err != nil {
-		fmt.Fprintln(os.Stderr, "image:", err)
+		fmt.Fprintln(os.Stderr, "archive:", err)
 		os.Exit(1)
 	}
 }
