@@ -18,8 +18,6 @@ import (
 )
 
 const (
-	// DefaultInterval is what an explicit interval was by default. TODO: goes with its last user.
-	DefaultInterval = MinInterval
 	// MinInterval is the least time between two probes of one peer, unless it is told otherwise, and the most between two of
 	// the control pair.
 	MinInterval = 10 * time.Second
@@ -155,15 +153,18 @@ type peer struct {
 	phase  float64 // of the interval, in [0, 1)
 	due    time.Time
 	index  int // in the queue
+	probed bool
 	window *Window
 }
 
 // NewLoop checks the configuration, and returns all that is wrong with it.
-func NewLoop(cfg LoopConfig) (*Loop, error) {
+func NewLoop(cfg LoopConfig) (*Loop, error) { return newLoop(cfg, time.Now) }
+
+func newLoop(cfg LoopConfig, now func() time.Time) (*Loop, error) {
 	if err := cfg.complete(); err != nil {
 		return nil, err
 	}
-	l := &Loop{cfg: cfg, now: time.Now, changed: make(chan struct{}, 1), peers: map[string]*peer{}}
+	l := &Loop{cfg: cfg, now: now, changed: make(chan struct{}, 1), peers: map[string]*peer{}}
 	l.start = l.now()
 	l.interval = l.intervalFor(0)
 	if cfg.Control.IsValid() {
@@ -307,13 +308,14 @@ func (l *Loop) due(now time.Time) ([]turn, time.Duration) {
 		p := l.queue[0]
 		due = append(due, turn{peer: p, since: p.due})
 		// The next of the peer's moments that is not too near: those that were missed, since the machine slept, are not
-		// made up for.
+		// made up for. After a first probe that was early, a whole interval passes, so that a peer costs no more for being new.
 		interval := l.intervalOf(p)
 		phase := time.Duration(p.phase * float64(interval))
 		next := interval - (now.Sub(l.start)-phase+interval)%interval
-		if next < interval/2 {
+		if !p.probed && next < interval || next < interval/2 {
 			next += interval
 		}
+		p.probed = true
 		p.due = now.Add(next)
 		heap.Fix(&l.queue, 0)
 	}

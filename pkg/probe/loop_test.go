@@ -9,9 +9,11 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
+	"unsafe"
 )
 
 // fakeNetwork is a Prober with a set RTT an address; none means that the probe is lost.
@@ -20,6 +22,8 @@ type fakeNetwork struct {
 	rtt   map[netip.AddrPort]time.Duration
 	err   map[netip.AddrPort]error
 	times map[netip.AddrPort][]time.Time
+	// waited is how long answers lie in the machine.
+	waited time.Duration
 }
 
 func newFakeNetwork() *fakeNetwork {
@@ -41,6 +45,7 @@ func (f *fakeNetwork) probe(ctx context.Context, a netip.AddrPort) (Result, erro
 	f.mu.Lock()
 	rtt, ok := f.rtt[a]
 	err := f.err[a]
+	waited := f.waited
 	f.times[a] = append(f.times[a], sentAt)
 	f.mu.Unlock()
 	if err != nil {
@@ -52,7 +57,7 @@ func (f *fakeNetwork) probe(ctx context.Context, a netip.AddrPort) (Result, erro
 	}
 	select {
 	case <-answer:
-		return Result{RTT: rtt, SentAt: sentAt, Elapsed: time.Since(sentAt)}, nil
+		return Result{RTT: rtt, SentAt: sentAt, Elapsed: time.Since(sentAt) + waited, Waited: waited}, nil
 	case <-ctx.Done():
 		return Result{}, fmt.Errorf("%w: %w", ErrLost, ctx.Err())
 	}
@@ -232,7 +237,7 @@ func TestLoopPeersComeAndGo(t *testing.T) {
 		if got := len(n.times[target(2)]); got != probes {
 			t.Errorf("an address that is no peer's any more was probed %d times more", got-probes)
 		}
-		if since := time.Since(l.LastBeat()); since > l.Interval() {
+		if since := time.Since(l.LastBeat()); since > MinInterval {
 			t.Errorf("the loop's last beat was %v ago", since)
 		}
 	})
@@ -278,9 +283,285 @@ func TestLoopEndsWithItsContext(t *testing.T) {
 	})
 }
 
+func TestLoopInterval(t *testing.T) {
+	for name, c := range map[string]struct {
+		interval time.Duration
+		rate     float64
+		peers    int
+		want     time.Duration
+	}{
+		"no peer":                    {peers: 0, want: MinInterval},
+		"few peers":                  {peers: 3, want: MinInterval},
+		"a cluster's sixteen":        {peers: 16, want: 53*time.Second + 333*ms},
+		"with 64 nodes of interest":  {peers: 80, want: 266*time.Second + 667*ms},
+		"more probes are allowed":    {peers: 80, rate: 4, want: 20 * time.Second},
+		"it is taken as it is given": {interval: 2 * time.Second, peers: 1000, want: 2 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l, err := NewLoop(LoopConfig{Self: "me", Prober: newFakeNetwork().probe, Interval: c.interval, Rate: c.rate})
+			if err != nil {
+				t.Fatal(err)
+			}
+			l.SetPeers(targets(c.peers))
+			if got := l.Interval(); got.Round(ms) != c.want || l.Picture().Interval != got {
+				t.Errorf("interval %v, in the picture %v; want %v", got, l.Picture().Interval, c.want)
+			}
+		})
+	}
+}
+
+func targets(n int) []Target {
+	list := make([]Target, n)
+	for i := range list {
+		list[i] = Target{fmt.Sprintf("node-%d", i), target(i)}
+	}
+	return list
+}
+
+// TestLoopKeepsToItsRate has the peers change all the time.
+func TestLoopKeepsToItsRate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newFakeNetwork()
+		control := netip.MustParseAddrPort("127.0.0.1:9")
+		n.set(control, ms)
+		for i := range 200 {
+			n.set(target(i), 20*ms)
+		}
+		l, stop := runLoop(t, LoopConfig{Self: "me", Control: control, Prober: n.probe})
+		l.SetPeers(targets(16))
+		time.Sleep(time.Minute)
+		start := time.Now()
+		for i := range 60 {
+			peers := targets(200)
+			l.SetPeers(append(peers[:14:14], peers[14+2*i%180:16+2*i%180]...))
+			time.Sleep(l.Interval())
+		}
+		took := time.Since(start)
+		stop()
+		probes := 0
+		for a, times := range n.times {
+			for _, at := range times {
+				if a != control && at.After(start) {
+					probes++
+				}
+			}
+		}
+		if rate := float64(probes) / took.Seconds(); rate > 1.02*DefaultRate || rate < 0.9*DefaultRate {
+			t.Errorf("%.3f probes a second, want %g", rate, DefaultRate)
+		}
+		if got := float64(len(n.times[control])) * MinInterval.Seconds() / took.Seconds(); got < 0.95 || got > 1.1 {
+			t.Errorf("the control pair was probed %.2f times in %v", got, MinInterval)
+		}
+	})
+}
+
+func TestLoopManyNewPeersAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newFakeNetwork()
+		l, stop := runLoop(t, LoopConfig{Self: "me", Prober: n.probe, Interval: 30 * time.Second})
+		start := time.Now()
+		l.SetPeers(targets(1000))
+		time.Sleep(11 * time.Second)
+		stop()
+		inSecond := map[time.Duration]int{}
+		for _, times := range n.times {
+			inSecond[times[0].Sub(start)/time.Second]++
+		}
+		if len(n.times) != 1000 {
+			t.Errorf("%d of 1000 peers were probed after 11s", len(n.times))
+		}
+		for second, probes := range inSecond {
+			if probes > 150 {
+				t.Errorf("%d first probes in second %d", probes, second)
+			}
+		}
+	})
+}
+
+// lag is a clock that runs ahead.
+type lag struct{ nanoseconds atomic.Int64 }
+
+func (l *lag) now() time.Time { return time.Now().Add(time.Duration(l.nanoseconds.Load())) }
+
+func TestLoopUsesNothingWhileTheNodeIsShortOfCPU(t *testing.T) {
+	for name, c := range map[string]struct {
+		change func(n *fakeNetwork, control netip.AddrPort)
+	}{
+		"answers wait for the process": {
+			change: func(n *fakeNetwork, _ netip.AddrPort) { n.waited = 6 * ms },
+		},
+		"the control pair is slow": {
+			change: func(n *fakeNetwork, control netip.AddrPort) { n.rtt[control] = 7 * ms },
+		},
+		"the control pair is lost": {
+			change: func(n *fakeNetwork, control netip.AddrPort) { delete(n.rtt, control) },
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				n := newFakeNetwork()
+				control := netip.MustParseAddrPort("127.0.0.1:9")
+				n.set(control, ms)
+				n.set(target(1), 20*ms)
+				var unused, lost atomic.Int64
+				l, stop := runLoop(t, LoopConfig{
+					Self: "me", Control: control, Prober: n.probe, Interval: 10 * time.Second,
+					Observe: func(o Outcome) {
+						if o.Starved {
+							unused.Add(1)
+						}
+						if o.Lost() && !o.Control {
+							lost.Add(1)
+						}
+					},
+				})
+				defer stop()
+				l.SetPeers([]Target{{"fine", target(1)}, {"dies", target(2)}})
+				n.set(target(2), 30*ms)
+				time.Sleep(2 * time.Minute)
+				before := l.Picture()
+				if before.Starved || unused.Load() > 0 || before.Peers[0].Samples < 10 {
+					t.Fatalf("%d probes unused, picture %+v", unused.Load(), before)
+				}
+				n.mu.Lock()
+				delete(n.rtt, target(2))
+				c.change(n, control)
+				n.mu.Unlock()
+				time.Sleep(5 * time.Minute)
+				after := l.Picture()
+				if !after.Starved {
+					t.Errorf("not starved: control %+v", *after.Control)
+				}
+				// The first probes after the change may end before that of the control pair.
+				for i, p := range after.Peers {
+					if p.Samples+p.Lost > before.Peers[i].Samples+before.Peers[i].Lost+2 {
+						t.Errorf("%s: %+v, and before %+v", p.Name, p.Stats, before.Peers[i].Stats)
+					}
+				}
+				if unused.Load() < 50 || lost.Load() > 1 {
+					t.Errorf("%d probes unused, %d lost", unused.Load(), lost.Load())
+				}
+
+				n.mu.Lock()
+				n.waited = 0
+				n.rtt[control] = ms
+				n.mu.Unlock()
+				time.Sleep(5 * time.Minute)
+				healed := l.Picture()
+				if _, _, known := healed.Peers[0].RTT(); known || healed.Starved || healed.Peers[1].Samples <= after.Peers[1].Samples {
+					t.Errorf("after the end: %+v", healed)
+				}
+			})
+		})
+	}
+}
+
+func TestLoopThatWakesUpLateDoesNotCountTheProbe(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newFakeNetwork()
+		n.set(target(1), 20*ms)
+		var clock lag
+		var unused, used atomic.Int64
+		l, err := newLoop(LoopConfig{
+			Self: "me", Prober: n.probe, Interval: 10 * time.Second,
+			Observe: func(o Outcome) {
+				if o.Starved {
+					unused.Add(1)
+				} else {
+					used.Add(1)
+				}
+			},
+		}, clock.now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(context.Background())
+		done := make(chan struct{})
+		go func() { defer close(done); l.Run(ctx) }()
+		l.SetPeers([]Target{{"a", target(1)}})
+		time.Sleep(time.Minute)
+		if unused.Load() > 0 || used.Load() < 5 {
+			t.Fatalf("%d probes used, %d unused", used.Load(), unused.Load())
+		}
+		clock.nanoseconds.Add(int64(8 * ms)) // as if the process got no CPU for that time
+		time.Sleep(10 * time.Second)
+		cancel()
+		<-done
+		if unused.Load() != 1 {
+			t.Errorf("%d probes unused, want 1", unused.Load())
+		}
+	})
+}
+
+// steppedClock returns what a clock shows that was set, by so much, after it started: the monotonic reading goes on. A bubble's
+// clock has none.
+func steppedClock(start time.Time, by time.Duration) time.Time {
+	now := time.Now()
+	wall := now.Add(by)
+	// The layout of time.Time: a flag, 33 bits of seconds since 1885, 30 bits of nanoseconds; the monotonic reading.
+	const hasMonotonic = 1 << 63
+	seconds := wall.Sub(time.Date(1885, 1, 1, 0, 0, 0, 0, time.UTC)) / time.Second
+	t := struct {
+		wall uint64
+		ext  int64
+		loc  *time.Location
+	}{hasMonotonic | uint64(seconds)<<30 | uint64(wall.Nanosecond()), int64(now.Sub(start)) + 1, nil}
+	return *(*time.Time)(unsafe.Pointer(&t))
+}
+
+func TestLoopStandsAStepOfTheClock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		start := time.Now()
+		now, back := steppedClock(start, 0), steppedClock(start, -time.Hour)
+		if now.Sub(back) != 0 || now.Round(0).Sub(back.Round(0)) != time.Hour || !now.Round(0).Equal(start) {
+			t.Fatalf("%v set back by an hour is %v", now, back)
+		}
+		var by atomic.Int64
+		clock := func() time.Time { return steppedClock(start, time.Duration(by.Load())) }
+		n := newFakeNetwork()
+		n.set(target(1), 20*ms)
+		l, err := newLoop(LoopConfig{Self: "me", Prober: n.probe, Interval: 10 * time.Second}, clock)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(context.Background())
+		done := make(chan struct{})
+		go func() { defer close(done); l.Run(ctx) }()
+		l.SetPeers([]Target{{"a", target(1)}})
+		time.Sleep(time.Minute)
+		for _, step := range []time.Duration{24 * time.Hour, -48 * time.Hour, time.Hour} {
+			by.Add(int64(step))
+			probes := len(n.times[target(1)])
+			p := l.Picture().Peers[0]
+			if age, known := p.Age(clock()); age < 0 || age > 11*time.Second || !known {
+				t.Errorf("set by %v: the newest sample is %v old, %v", step, age, known)
+			}
+			// As others see it, who have no monotonic reading.
+			if age := clock().Round(0).Sub(p.At.Round(0)); age < 0 || age > 11*time.Second {
+				t.Errorf("set by %v: the newest sample is of %v, and it is %v", step, p.At, clock())
+			}
+			if since := clock().Sub(l.LastBeat()); since < 0 || since > 11*time.Second {
+				t.Errorf("set by %v: the last beat was %v ago", step, since)
+			}
+			time.Sleep(time.Minute)
+			if more := len(n.times[target(1)]) - probes; more != 6 {
+				t.Errorf("set by %v: %d probes in a minute, want 6", step, more)
+			}
+			if _, tail, known := l.Picture().Peers[0].RTT(); tail != 20*ms || !known {
+				t.Errorf("set by %v: tail %v, %v", step, tail, known)
+			}
+		}
+		cancel()
+		<-done
+	})
+}
+
 func TestLoopConfigurationErrors(t *testing.T) {
-	_, err := NewLoop(LoopConfig{Interval: time.Second, Timeout: 2 * time.Second, Window: -1})
-	for _, want := range []string{"prober: is missing", "timeout: 2s: must be above 0 and at most the interval of 1s", "window: -1"} {
+	_, err := NewLoop(LoopConfig{Interval: time.Second, Timeout: 2 * time.Second, Window: -1, Rate: -3, StarvedAbove: -1})
+	for _, want := range []string{
+		"prober: is missing", "timeout: 2s: must be above 0 and at most the interval of 1s", "window: -1", "rate: -3: must be above 0",
+		"starved above: -1ns",
+	} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("error %v, want one with %q", err, want)
 		}

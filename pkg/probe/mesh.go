@@ -5,6 +5,7 @@ package probe
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -99,7 +100,7 @@ func (m *Mesh) take(o Outcome) {
 		case o.Err == nil:
 			m.neighbors.Observe(o.Target.Name, typical, o.Result.Info)
 			if info := o.Result.Info; info != nil && info.Coordinate != nil {
-				if err := m.coordinates.Observe(o.Target.Name, o.Result.RTT, info.Coordinate); err != nil {
+				if err := m.coordinates.Observe(o.Target.Name, typical, info.Coordinate); err != nil {
 					m.rejected.Add(1)
 				}
 			}
@@ -132,10 +133,13 @@ func (m *Mesh) Run(ctx context.Context) {
 // Info returns what the node's reflector says of it. It is cheap; nobody may change it.
 func (m *Mesh) Info() Info { return *m.info.Load() }
 
-// Picture returns what is known at present.
+// Picture returns what is known at present, peers left out that are on trial: they are others every interval.
 func (m *Mesh) Picture() Picture {
 	p := m.loop.Picture()
 	p.Coordinate = m.coordinates.Known()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	p.Peers = slices.DeleteFunc(p.Peers, func(s PeerStats) bool { return m.neighbors.OnTrial(s.Name) })
 	return p
 }
 

@@ -22,7 +22,11 @@ const (
 	// epochProbes is how many probes a rotating peer gets at least.
 	epochProbes = 5
 	// maxRemembered bounds the peers whose last RTT is remembered.
-	maxRemembered = 256
+	maxRemembered = 1024
+	// rememberedTurns is for how many intervals.
+	rememberedTurns = 200
+	// enoughTrials: when one in so many succeeded, there are more of them.
+	enoughTrials = 4
 	// nearer is how much nearer than the farthest near peer another one has to be to take its place, as a share of its RTT.
 	nearer = 0.8
 )
@@ -74,11 +78,12 @@ func (c *NeighborsConfig) complete() error {
 //
 // All nodes stand on a ring, at a hash of their names. Up to 2K+1 nodes, each measures its K successors: then every pair is
 // measured by at least one side, and up to K+1 nodes by both. Where there are more, the K are
-//   - near ones (6 of 16): the nearest of all that were measured so far. Who is near to a near peer is likely to be near as
-//     well, so peers tell one another who theirs are;
-//   - far ones (6 of 16): the successors on as many rings, each salted differently;
-//   - rotating ones (4 of 16), of which two are successors on rings that change with the epoch, and two are candidates for
-//     nearness: what near peers named, and nodes of the same zone.
+//   - near ones (8 of 16): the nearest of all that were measured so far;
+//   - far ones (4 of 16): the successors on as many rings, each salted differently;
+//   - rotating ones (4 of 16): one is the successor on a ring that changes with the epoch. The other three change every
+//     interval, after one probe each: they are on trial for nearness. Who is near to a near peer is likely to be near as well,
+//     so peers tell one another who theirs are; then come nodes of the same zone, and in the end any. As long as trials
+//     succeed, up to half of the near peers make room for more of them.
 //
 // Rings are rendezvous hashing (a node's peer is that of the least hash of the two) where the hash is the way along the ring.
 // That makes the degree exact in both directions: on each ring every node is the successor of exactly one. With a hash of
@@ -87,21 +92,26 @@ func (c *NeighborsConfig) complete() error {
 //
 // It is deterministic, and not safe for concurrent use.
 type Neighbors struct {
-	cfg       NeighborsConfig
-	near, far int // of K; the others rotate
-	self      uint64
+	cfg             NeighborsConfig
+	near, far, ring int // of K; the others are on trial
+	self            uint64
 
 	zone     string
 	nodes    []member
 	byHash   map[uint64]int // index into nodes
 	interest []string
-	known    map[uint64]*memory
-	nearest  []uint64 // the near peers
-	peers    []Target // as chosen last
-	chosen   map[uint64]bool
+	known    map[uint64]*memory // by hash
+	nearest  []*memory          // the nearest known, those of them first that are peers
+	room     int                // how many of the near make room for trials
+	trials   map[uint64]bool    // the peers that are on trial
+	chosen   map[uint64]bool    // all peers
+	peers    []Target           // the same
+	measured []*memory          // those of them that were measured
 
 	interval time.Duration
 	epoch    epoch
+	turn     epoch // as long as an interval
+	turns    int64 // so far
 	dirty    bool
 }
 
@@ -112,12 +122,18 @@ type member struct {
 
 // memory is what is kept of a peer that was measured.
 type memory struct {
+	hash uint64
 	rtt  time.Duration
 	near []uint64 // what it said
-	used int64    // when it was last measured, counted in observations
+	turn int64    // when it was last measured, by turns
 }
 
-// epoch is a number that changes with the time, and its length: nodes with the same length turn the same rings.
+func compareMemories(a, b *memory) int {
+	return cmp.Or(cmp.Compare(a.rtt, b.rtt), cmp.Compare(a.hash, b.hash))
+}
+
+// epoch is a number that changes with the time, and the length of time after which it does: nodes with the same length turn the
+// same rings.
 type epoch struct {
 	length time.Duration
 	number int64
@@ -128,10 +144,11 @@ func NewNeighbors(cfg NeighborsConfig) (*Neighbors, error) {
 	if err := cfg.complete(); err != nil {
 		return nil, err
 	}
-	near := (cfg.K*3 + 4) / 8
-	return &Neighbors{
-		cfg: cfg, near: near, far: near, self: NameHash(cfg.Self), known: map[uint64]*memory{}, dirty: true,
-	}, nil
+	n := &Neighbors{
+		cfg: cfg, near: cfg.K / 2, far: cfg.K / 4, self: NameHash(cfg.Self), known: map[uint64]*memory{}, dirty: true,
+	}
+	n.ring = (cfg.K - n.near - n.far + 3) / 4
+	return n, nil
 }
 
 // SetNodes replaces the nodes; the node itself may be among them, and says in which zone it is.
@@ -163,7 +180,7 @@ func (n *Neighbors) SetInterest(names []string) {
 	n.dirty = true
 }
 
-// SetInterval says how often a peer is probed, so that a rotating one stays for some probes.
+// SetInterval says how often a peer is probed.
 func (n *Neighbors) SetInterval(d time.Duration) { n.interval = d }
 
 // Observe takes the RTT to a peer, and what it said of itself, if anything.
@@ -177,42 +194,44 @@ func (n *Neighbors) Observe(name string, rtt time.Duration, info *Info) {
 	}
 	m := n.known[h]
 	if m == nil {
-		m = &memory{}
+		m = &memory{hash: h}
 		n.known[h] = m
+		if n.chosen[h] {
+			n.measured = append(n.measured, m)
+		}
 		if len(n.known) > maxRemembered {
 			n.forgetFarthest()
 		}
 	}
-	m.rtt = rtt
+	m.rtt, m.turn = rtt, n.turns
 	if info != nil {
 		m.near = append(m.near[:0], info.Near[:min(len(info.Near), MaxNear)]...)
 	}
 }
 
-// forgetFarthest forgets one that is neither a peer nor near.
+// forgetFarthest forgets the farthest that is no peer.
 func (n *Neighbors) forgetFarthest() {
-	worst, found := uint64(0), false
+	var farthest *memory
 	for h, m := range n.known {
-		if n.chosen[h] {
-			continue
-		}
-		if !found || m.rtt > n.known[worst].rtt || m.rtt == n.known[worst].rtt && h < worst {
-			worst, found = h, true
+		if (farthest == nil || compareMemories(m, farthest) > 0) && !n.chosen[h] {
+			farthest = m
 		}
 	}
-	if found {
-		delete(n.known, worst)
+	if farthest != nil {
+		delete(n.known, farthest.hash)
 	}
 }
 
 // Forget says that a peer does not answer any more: what was measured of it is forgotten.
 func (n *Neighbors) Forget(name string) {
-	h := NameHash(name)
-	if _, ok := n.known[h]; !ok {
+	m := n.known[NameHash(name)]
+	if m == nil {
 		return
 	}
-	delete(n.known, h)
-	if slices.Contains(n.nearest, h) {
+	delete(n.known, m.hash)
+	is := func(o *memory) bool { return o == m }
+	n.measured = slices.DeleteFunc(n.measured, is)
+	if slices.ContainsFunc(n.nearest, is) {
 		n.dirty = true
 	}
 }
@@ -220,107 +239,134 @@ func (n *Neighbors) Forget(name string) {
 // Len returns the number of nodes, this one included.
 func (n *Neighbors) Len() int { return len(n.nodes) + 1 }
 
-// Near returns the hashes of the nearest peers, the nearest first, at most MaxNear: for Info.
+// Near returns the hashes of near peers, the nearest first, at most MaxNear: for Info. They are others every turn: the four
+// nearest of a node are often the same place, and name only one another.
 func (n *Neighbors) Near() []uint64 {
-	list := n.byRTT(func(h uint64) bool { return n.chosen[h] })
-	return list[:min(len(list), MaxNear)]
-}
-
-// byRTT returns the hashes of what was measured and is kept by keep, the nearest first.
-func (n *Neighbors) byRTT(keep func(uint64) bool) []uint64 {
-	var list []uint64
-	for h := range n.known {
-		if keep(h) {
-			list = append(list, h)
-		}
+	some := slices.Clone(n.nearest)
+	if len(some) == 0 {
+		some = slices.Clone(n.measured)
+		slices.SortFunc(some, compareMemories)
+	} else {
+		slices.SortFunc(some, func(a, b *memory) int {
+			return cmp.Compare(mix(a.hash, uint64(n.turns)), mix(b.hash, uint64(n.turns)))
+		})
 	}
-	slices.SortFunc(list, func(a, b uint64) int {
-		return cmp.Or(cmp.Compare(n.known[a].rtt, n.known[b].rtt), cmp.Compare(a, b))
-	})
-	return list
+	some = some[:min(len(some), MaxNear)]
+	slices.SortFunc(some, compareMemories)
+	near := make([]uint64, len(some))
+	for i, m := range some {
+		near[i] = m.hash
+	}
+	return near
 }
 
-// Select returns the peers to measure at a time, by name. It may be called as often as one likes.
+// OnTrial returns whether a peer of the last selection is there for one probe only.
+func (n *Neighbors) OnTrial(name string) bool { return n.trials[NameHash(name)] }
+
+// Select returns the peers to measure at a time, by name. It may be called as often as one likes; the peers are the same slice
+// until they change.
 func (n *Neighbors) Select(now time.Time) []Target {
-	e := n.epochAt(now)
-	if e == n.epoch && !n.dirty {
+	interval := max(n.interval, time.Second)
+	length := n.cfg.Epoch
+	for length < epochProbes*interval {
+		length *= 2
+	}
+	epoch, turn := n.epochAt(now, length), n.epochAt(now, interval)
+	few := len(n.nodes) <= 2*n.cfg.K
+	if !n.dirty && (few || epoch == n.epoch && turn == n.turn) {
 		return n.peers
 	}
-	turned := e != n.epoch
-	n.epoch, n.dirty = e, false
+	turned := turn != n.turn
+	if turned {
+		n.turns++
+	}
+	n.epoch, n.turn, n.dirty = epoch, turn, false
+
 	c := &choice{n: n, chosen: make(map[uint64]bool, n.cfg.K+len(n.interest))}
-	if len(n.nodes) <= 2*n.cfg.K {
-		n.nearest = nil
-		c.ring(0, n.cfg.K)
+	if few {
+		n.nearest, n.trials = nil, nil
+		for range n.cfg.K {
+			c.addSuccessor(0)
+		}
+		c.addInterest()
 	} else {
 		for i := range n.far {
-			c.ring(uint64(i)+1, 1)
+			c.addSuccessor(uint64(i) + 1)
 		}
+		beyond := c.addInterest()
 		n.chooseNear(turned, c.chosen)
-		for _, h := range n.nearest {
-			c.add(h)
+		for _, m := range n.nearest[:min(len(n.nearest), n.near-n.room)] {
+			c.chosen[m.hash] = true
 		}
-		rotating := (n.cfg.K - n.near - n.far) / 2
-		salt := mix(uint64(e.length), uint64(e.number))
-		for i := range rotating {
-			c.ring(mix(salt, uint64(i)+1), 1)
+		salt := mix(uint64(epoch.length), uint64(epoch.number))
+		for i := range n.ring {
+			c.addSuccessor(mix(salt, uint64(i)+1))
 		}
-		c.trials(mix(salt, n.self), n.cfg.K-len(c.chosen))
-		for i := uint64(0); len(c.chosen) < n.cfg.K; i++ {
-			c.ring(mix(salt, 1000+i), 1)
-		}
-	}
-	beyond := 0
-	for _, name := range n.interest {
-		if beyond == n.cfg.MaxInterest {
-			break
-		}
-		h := NameHash(name)
-		if _, ok := n.byHash[h]; ok && !c.chosen[h] {
-			c.add(h)
-			beyond++
-		}
+		c.addTrials(turned, mix(uint64(turn.number), n.self), n.cfg.K+beyond-len(c.chosen))
 	}
 	n.chosen = c.chosen
+	n.measured = n.measured[:0]
 	n.peers = make([]Target, 0, len(c.chosen))
 	for h := range c.chosen {
+		if m := n.known[h]; m != nil {
+			n.measured = append(n.measured, m)
+		}
 		node := n.nodes[n.byHash[h]]
 		n.peers = append(n.peers, Target{Name: node.Name, Addr: node.Addr})
 	}
+	slices.SortFunc(n.measured, compareMemories)
 	slices.SortFunc(n.peers, func(a, b Target) int { return cmp.Compare(a.Name, b.Name) })
 	return n.peers
 }
 
-// epochAt returns the epoch of a time. Its length is doubled until a rotating peer gets its probes; nodes turn at different
-// moments of it.
-func (n *Neighbors) epochAt(now time.Time) epoch {
-	length := n.cfg.Epoch
-	for length < epochProbes*n.interval {
-		length *= 2
-	}
+// epochAt returns the epoch of a time. Nodes turn at different moments.
+func (n *Neighbors) epochAt(now time.Time, length time.Duration) epoch {
 	offset := time.Duration(mix(n.self, 0) % uint64(length))
 	return epoch{length: length, number: now.Add(offset).UnixNano() / int64(length)}
 }
 
 // chooseNear chooses the near peers among what was measured, but for those that are peers already. Empty places are filled at
-// once; others change hands when the epoch turned, and the new one is nearer by more than the noise.
+// once; others change hands at a turn, when the new one is nearer by more than the noise.
 func (n *Neighbors) chooseNear(turned bool, already map[uint64]bool) {
-	n.nearest = slices.DeleteFunc(n.nearest, func(h uint64) bool { return n.known[h] == nil || already[h] })
-	others := n.byRTT(func(h uint64) bool { return !already[h] && !slices.Contains(n.nearest, h) })
+	maps.DeleteFunc(n.known, func(h uint64, m *memory) bool { return n.turns-m.turn > rememberedTurns && !n.chosen[h] })
+	n.nearest = slices.DeleteFunc(n.nearest, func(m *memory) bool { return n.known[m.hash] != m || already[m.hash] })
+	isNear := make(map[*memory]bool, n.near)
+	for _, m := range n.nearest {
+		isNear[m] = true
+	}
+	others := make([]*memory, 0, len(n.known))
+	for h, m := range n.known {
+		if !already[h] && !isNear[m] {
+			others = append(others, m)
+		}
+	}
+	slices.SortFunc(others, compareMemories)
+	slices.SortFunc(n.nearest, compareMemories)
 	for len(n.nearest) < n.near && len(others) > 0 {
 		n.nearest, others = append(n.nearest, others[0]), others[1:]
 	}
-	for turned && len(others) > 0 {
-		worst := 0
-		for i, h := range n.nearest {
-			if n.known[h].rtt > n.known[n.nearest[worst]].rtt {
-				worst = i
-			}
-		}
-		if float64(n.known[others[0]].rtt) >= nearer*float64(n.known[n.nearest[worst]].rtt) {
+	for turned && len(others) > 0 && len(n.nearest) > 0 {
+		slices.SortFunc(n.nearest, compareMemories)
+		farthest := len(n.nearest) - 1
+		if float64(others[0].rtt) >= nearer*float64(n.nearest[farthest].rtt) {
 			break
 		}
-		n.nearest[worst], others = others[0], others[1:]
+		n.nearest[farthest], others = others[0], others[1:]
+	}
+	slices.SortFunc(n.nearest, compareMemories)
+	if !turned {
+		return
+	}
+	found := 0
+	for _, m := range n.nearest {
+		if n.trials[m.hash] {
+			found++
+		}
+	}
+	if enoughTrials*found >= len(n.trials) {
+		n.room = min(n.room+2, n.near/2)
+	} else {
+		n.room = max(n.room-1, 0)
 	}
 }
 
@@ -330,69 +376,105 @@ type choice struct {
 	chosen map[uint64]bool
 }
 
-func (c *choice) add(h uint64) { c.chosen[h] = true }
+// successor returns the next node on a ring that is not chosen yet.
+func (c *choice) successor(salt uint64) (next uint64, ok bool) {
+	self, least := mix(c.n.self, salt), uint64(0)
+	for i := range c.n.nodes {
+		h := c.n.nodes[i].hash
+		if way := mix(h, salt) - self; (!ok || way < least) && !c.chosen[h] {
+			next, least, ok = h, way, true
+		}
+	}
+	return next, ok
+}
 
-// ring adds the next count successors of the node on a ring that are not chosen yet.
-func (c *choice) ring(salt uint64, count int) {
-	self := mix(c.n.self, salt)
-	for range count {
-		best, least := uint64(0), uint64(0)
-		for i := range c.n.nodes {
-			h := c.n.nodes[i].hash
-			if way := mix(h, salt) - self; (best == 0 || way < least) && !c.chosen[h] {
-				best, least = h, way
-			}
-		}
-		if best == 0 {
-			return
-		}
-		c.add(best)
+// addSuccessor adds the next node on a ring that is not chosen yet, if there is one.
+func (c *choice) addSuccessor(salt uint64) {
+	if h, ok := c.successor(salt); ok {
+		c.chosen[h] = true
 	}
 }
 
-// trials adds count candidates for nearness that were not measured yet, as far as there are any: in turn one that near peers
-// named, and one of the same zone.
-func (c *choice) trials(salt uint64, count int) {
+// addInterest adds the nodes of interest, and returns how many were not chosen yet.
+func (c *choice) addInterest() (added int) {
+	taken := 0
+	for _, name := range c.n.interest {
+		if taken >= c.n.cfg.MaxInterest {
+			break
+		}
+		taken++
+		h := NameHash(name)
+		if _, ok := c.n.byHash[h]; ok && !c.chosen[h] {
+			c.chosen[h] = true
+			added++
+		}
+	}
+	return added
+}
+
+// addTrials adds count peers on trial: others at every turn.
+func (c *choice) addTrials(turned bool, salt uint64, count int) {
 	n := c.n
-	unknown := func(h uint64) bool { return h != n.self && !c.chosen[h] && n.known[h] == nil }
-	best := func(list func(yield func(uint64) bool)) (uint64, bool) {
-		least, found := uint64(0), false
-		for h := range list {
-			if unknown(h) && (!found || mix(h, salt) < mix(least, salt)) {
-				least, found = h, true
-			}
-		}
-		return least, found
-	}
-	named := func(yield func(uint64) bool) {
-		for _, near := range n.nearest {
-			for _, h := range n.known[near].near {
-				if _, ok := n.byHash[h]; ok && !yield(h) {
-					return
-				}
+	before := n.trials
+	n.trials = make(map[uint64]bool, count)
+	add := func(h uint64) { c.chosen[h], n.trials[h] = true, true }
+	if !turned {
+		for h := range before {
+			if _, ok := n.byHash[h]; ok && !c.chosen[h] && len(n.trials) < count {
+				add(h)
 			}
 		}
 	}
-	sameZone := func(yield func(uint64) bool) {
+	untried := func(h uint64) bool { return h != n.self && !c.chosen[h] && n.known[h] == nil }
+	votes := map[uint64]float64{}
+	for _, m := range n.measured {
+		for _, h := range m.near {
+			if _, ok := n.byHash[h]; ok && untried(h) {
+				votes[h] += 1 / float64(m.rtt)
+			}
+		}
+	}
+	named := func() (best uint64, ok bool) {
+		for h, v := range votes {
+			if untried(h) && (!ok || v > votes[best] || v == votes[best] && h < best) {
+				best, ok = h, true
+			}
+		}
+		return best, ok
+	}
+	among := func(zone string) (best uint64, ok bool) {
 		for i := range n.nodes {
-			if n.zone != "" && n.nodes[i].Zone == n.zone && !yield(n.nodes[i].hash) {
-				return
+			h := n.nodes[i].hash
+			if (zone == "" || n.nodes[i].Zone == zone) && (!ok || mix(h, salt) < mix(best, salt)) && untried(h) {
+				best, ok = h, true
 			}
 		}
+		return best, ok
 	}
-	for i := range count {
+	sameZone := func() (uint64, bool) {
+		if n.zone == "" {
+			return 0, false
+		}
+		return among(n.zone)
+	}
+	for i := range uint64(max(count-len(n.trials), 0)) {
 		first, second := named, sameZone
 		if i%2 == 1 {
 			first, second = sameZone, named
 		}
-		h, ok := best(first)
+		h, ok := first()
 		if !ok {
-			h, ok = best(second)
+			h, ok = second()
 		}
 		if !ok {
-			return
+			h, ok = among("")
 		}
-		c.add(h)
+		if !ok { // all were tried
+			h, ok = c.successor(mix(salt, i))
+		}
+		if ok {
+			add(h)
+		}
 	}
 }
 

@@ -24,8 +24,10 @@ const (
 	flapChanges, flapWindows = 2, 2
 	// settledSamples is how many samples the statistics need before they hold on to their value.
 	settledSamples = 5
-	// silentChance is the chance by which a run of losses is still taken for the loss that the pair always has.
+	// silentChance is the chance by which a run of losses is still taken for the loss that the pair always has, and usualLoss is
+	// what that is while little is known.
 	silentChance = 0.001
+	usualLoss    = 0.09
 )
 
 // Window keeps the results of the last probes of one peer, and what they say of the pair:
@@ -199,7 +201,7 @@ func (w *Window) isSilent() bool {
 			lost++
 		}
 	}
-	loss := (float64(lost) + 0.5) / (float64(answers) + 1)
+	loss := (float64(lost) + usualLoss) / (float64(answers) + 1)
 	return math.Pow(loss, float64(w.silent)) <= silentChance
 }
 
