@@ -122,6 +122,9 @@ func Create(ctx context.Context, config Config) (c *Cluster, err error) {
 
 	c.printf("creating a cluster of 1 + %d nodes (about 40 s)", config.Workers)
 	began := time.Now()
+	if err := c.createNetwork(ctx); err != nil {
+		return c, err
+	}
 	_, err = command(ctx, engine.Env(), []byte(kindConfig(engine, config.Workers)), kindProgram, "create", "cluster",
 		"--name", c.Name, "--image", image, "--config", "-", "--kubeconfig", c.Kubeconfig, "--wait", "0s")
 	if err != nil {
@@ -170,14 +173,19 @@ func Open(ctx context.Context, name string) (*Cluster, error) {
 	if err := c.connect(); err != nil {
 		return nil, fmt.Errorf("no cluster %s: %w", name, err)
 	}
-	_, err = c.Client.Discovery().ServerVersion()
-	return c, err
+	if _, err := c.Nodes(ctx); err != nil {
+		return nil, fmt.Errorf("the cluster %s does not answer: %w", name, err)
+	}
+	return c, nil
 }
 
 // Delete removes the cluster of this name, whoever made it and in whatever state it is, with everything that came with it.
 func Delete(ctx context.Context, name string, log io.Writer) error {
 	if !validName.MatchString(name) {
 		return fmt.Errorf("name %q: use lower-case letters, digits and dashes, at most 40", name)
+	}
+	if log == nil {
+		log = io.Discard
 	}
 	c := &Cluster{Name: name, Engine: &Engine{name: name, log: log}, log: log}
 	own, err := openOwn(name)
@@ -213,14 +221,8 @@ func (c *Cluster) Delete() error {
 	if _, err := command(ctx, c.Engine.Env(), nil, kindProgram, "delete", "cluster", "--name", c.Name, "--kubeconfig", os.DevNull); err != nil {
 		return err
 	}
-	networks, err := c.Engine.Docker(ctx, "network", "ls", "--quiet", "--filter", "name=^"+c.Name+"$")
-	if err != nil {
+	if err := c.removeNetwork(ctx); err != nil {
 		return err
-	}
-	for id := range strings.FieldsSeq(networks) {
-		if _, err := c.Engine.Docker(ctx, "network", "rm", id); err != nil {
-			return err
-		}
 	}
 	// The image goes too, unless another cluster uses it; kind's own stays, as with kind itself.
 	images, err := c.Engine.Docker(ctx, "image", "ls", "--quiet", builtNodeImage)
@@ -231,6 +233,29 @@ func (c *Cluster) Delete() error {
 		_, _ = c.Engine.Docker(ctx, "image", "rm", id)
 	}
 	return c.forget()
+}
+
+// createNetwork makes the network that kind then finds. Its own would have IPv6 too, over which the nodes would talk to the API server and past
+// what test/wan/tun puts between them.
+func (c *Cluster) createNetwork(ctx context.Context) error {
+	if err := c.removeNetwork(ctx); err != nil {
+		return err
+	}
+	_, err := c.Engine.Docker(ctx, "network", "create", "--driver", "bridge", c.Name)
+	return err
+}
+
+func (c *Cluster) removeNetwork(ctx context.Context) error {
+	networks, err := c.Engine.Docker(ctx, "network", "ls", "--quiet", "--filter", "name=^"+c.Name+"$")
+	if err != nil {
+		return err
+	}
+	for id := range strings.FieldsSeq(networks) {
+		if _, err := c.Engine.Docker(ctx, "network", "rm", id); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (c *Cluster) forget() error {
