@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// reselect is how often a Mesh looks whether it is time for other peers.
+// reselect is the most time until a Mesh looks again whether it is time for other peers.
 const reselect = 10 * time.Second
 
 // MeshConfig configures a Mesh.
@@ -71,7 +71,6 @@ func (m *Mesh) SetInterest(names []string) {
 
 // choose sets the peers of the present time. m.mu is held.
 func (m *Mesh) choose(now time.Time) {
-	m.neighbors.SetInterval(m.loop.Interval())
 	peers := m.neighbors.Select(now)
 	if len(peers) == len(m.peers) && (len(peers) == 0 || &peers[0] == &m.peers[0]) {
 		return // the same slice
@@ -87,6 +86,7 @@ func (m *Mesh) choose(now time.Time) {
 	}
 	m.peers = peers
 	m.loop.SetPeers(peers)
+	m.neighbors.SetInterval(m.loop.Interval())
 }
 
 // take takes what became of a probe.
@@ -116,15 +116,17 @@ func (m *Mesh) Run(ctx context.Context) {
 	done := make(chan struct{})
 	go func() { defer close(done); m.loop.Run(ctx) }()
 	defer func() { <-done }()
-	ticker := time.NewTicker(reselect)
-	defer ticker.Stop()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-ticker.C:
+		case <-timer.C:
 			m.mu.Lock()
-			m.choose(time.Now())
+			now := time.Now()
+			m.choose(now)
+			timer.Reset(min(m.neighbors.Next(now), reselect))
 			m.mu.Unlock()
 		}
 	}

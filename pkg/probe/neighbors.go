@@ -110,8 +110,8 @@ type Neighbors struct {
 
 	interval time.Duration
 	epoch    epoch
-	turn     epoch // as long as an interval
-	turns    int64 // so far
+	turnEnds time.Time // a turn is as long as an interval
+	turns    int64     // so far
 	dirty    bool
 }
 
@@ -145,7 +145,8 @@ func NewNeighbors(cfg NeighborsConfig) (*Neighbors, error) {
 		return nil, err
 	}
 	n := &Neighbors{
-		cfg: cfg, near: cfg.K / 2, far: cfg.K / 4, self: NameHash(cfg.Self), known: map[uint64]*memory{}, dirty: true,
+		cfg: cfg, near: cfg.K / 2, far: cfg.K / 4, self: NameHash(cfg.Self), known: map[uint64]*memory{},
+		interval: MinInterval, dirty: true,
 	}
 	n.ring = (cfg.K - n.near - n.far + 3) / 4
 	return n, nil
@@ -181,7 +182,7 @@ func (n *Neighbors) SetInterest(names []string) {
 }
 
 // SetInterval says how often a peer is probed.
-func (n *Neighbors) SetInterval(d time.Duration) { n.interval = d }
+func (n *Neighbors) SetInterval(d time.Duration) { n.interval = max(d, time.Millisecond) }
 
 // Observe takes the RTT to a peer, and what it said of itself, if anything.
 func (n *Neighbors) Observe(name string, rtt time.Duration, info *Info) {
@@ -266,21 +267,12 @@ func (n *Neighbors) OnTrial(name string) bool { return n.trials[NameHash(name)] 
 // Select returns the peers to measure at a time, by name. It may be called as often as one likes; the peers are the same slice
 // until they change.
 func (n *Neighbors) Select(now time.Time) []Target {
-	interval := max(n.interval, time.Second)
-	length := n.cfg.Epoch
-	for length < epochProbes*interval {
-		length *= 2
-	}
-	epoch, turn := n.epochAt(now, length), n.epochAt(now, interval)
 	few := len(n.nodes) <= 2*n.cfg.K
-	if !n.dirty && (few || epoch == n.epoch && turn == n.turn) {
+	epoch, turned := n.epochAt(now), n.turnOver(now)
+	if !n.dirty && (few || epoch == n.epoch && !turned) {
 		return n.peers
 	}
-	turned := turn != n.turn
-	if turned {
-		n.turns++
-	}
-	n.epoch, n.turn, n.dirty = epoch, turn, false
+	n.epoch, n.dirty = epoch, false
 
 	c := &choice{n: n, chosen: make(map[uint64]bool, n.cfg.K+len(n.interest))}
 	if few {
@@ -302,7 +294,7 @@ func (n *Neighbors) Select(now time.Time) []Target {
 		for i := range n.ring {
 			c.addSuccessor(mix(salt, uint64(i)+1))
 		}
-		c.addTrials(turned, mix(uint64(turn.number), n.self), n.cfg.K+beyond-len(c.chosen))
+		c.addTrials(turned, mix(uint64(n.turns), n.self), n.cfg.K+beyond-len(c.chosen))
 	}
 	n.chosen = c.chosen
 	n.measured = n.measured[:0]
@@ -319,11 +311,36 @@ func (n *Neighbors) Select(now time.Time) []Target {
 	return n.peers
 }
 
-// epochAt returns the epoch of a time. Nodes turn at different moments.
-func (n *Neighbors) epochAt(now time.Time, length time.Duration) epoch {
+// epochAt returns the epoch of a time, long enough for a rotating peer to get its probes. Nodes turn at different moments.
+func (n *Neighbors) epochAt(now time.Time) epoch {
+	length := n.cfg.Epoch
+	for length < epochProbes*n.interval {
+		length *= 2
+	}
 	offset := time.Duration(mix(n.self, 0) % uint64(length))
 	return epoch{length: length, number: now.Add(offset).UnixNano() / int64(length)}
 }
+
+// turnOver returns whether a turn has ended, and begins the next one.
+func (n *Neighbors) turnOver(now time.Time) bool {
+	left := n.turnEnds.Sub(now)
+	switch {
+	case left > n.interval: // the interval became shorter
+		n.turnEnds = now.Add(n.interval)
+		return false
+	case left > 0:
+		return false
+	case left > -n.interval:
+		n.turnEnds = n.turnEnds.Add(n.interval)
+	default: // the first one, or the machine slept
+		n.turnEnds = now.Add(n.interval)
+	}
+	n.turns++
+	return true
+}
+
+// Next returns in what time Select may return other peers although nothing else happens.
+func (n *Neighbors) Next(now time.Time) time.Duration { return max(n.turnEnds.Sub(now), 0) }
 
 // chooseNear chooses the near peers among what was measured, but for those that are peers already. Empty places are filled at
 // once; others change hands at a turn, when the new one is nearer by more than the noise.
