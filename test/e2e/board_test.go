@@ -33,7 +33,7 @@ const (
 	boardPort = 30001
 	// rounds is how often each scheduler places the board. The stock scheduler's choice among equal nodes is random, so one
 	// placement says little of it.
-	rounds = 4
+	rounds = 3
 	// What the users of one node do in a round: requests at a rate a second, and every so many of them a post.
 	requests, rate, writeEvery = 60, 15, 5
 

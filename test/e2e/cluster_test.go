@@ -125,6 +125,9 @@ func removeNamespace(t *testing.T, name string) {
 	})
 }
 
+// maxPods is of how many pods whyNotRunning tells.
+const maxPods = 12
+
 // whyNotRunning tells of pods and events for people to whom something failed.
 func whyNotRunning(ctx context.Context, namespace string) string {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
@@ -134,8 +137,14 @@ func whyNotRunning(ctx context.Context, namespace string) string {
 	if err != nil {
 		return err.Error()
 	}
-	for i := range pods {
-		p := &pods[i]
+	alive, err := readyNodes(ctx)
+	if err != nil {
+		return err.Error()
+	}
+	// The last ones say the most.
+	slices.SortFunc(pods, func(a, b corev1.Pod) int { return a.CreationTimestamp.Compare(b.CreationTimestamp.Time) })
+	for i := range pods[max(0, len(pods)-maxPods):] {
+		p := &pods[max(0, len(pods)-maxPods)+i]
 		fmt.Fprintf(&b, "  pod %s on %q: %s", p.Name, p.Spec.NodeName, p.Status.Phase)
 		for _, s := range p.Status.ContainerStatuses {
 			fmt.Fprintf(&b, ", ready %t, %d restarts", s.Ready, s.RestartCount)
@@ -150,7 +159,7 @@ func whyNotRunning(ctx context.Context, namespace string) string {
 			fmt.Fprintf(&b, ", %s", why)
 		}
 		b.WriteString("\n")
-		if !isReady(p) && p.Status.Phase != corev1.PodPending {
+		if !isReady(p) && p.Status.Phase != corev1.PodPending && slices.Contains(alive, p.Spec.NodeName) {
 			b.WriteString(logOf(ctx, namespace, p.Name))
 		}
 	}

@@ -165,18 +165,20 @@ func TestProberKilled(t *testing.T) {
 			}
 			s.right(ctx, t, "with a prober killed", all)
 			until(ctx, t, time.Minute, "a new prober on "+neighbour, probersReady)
-			until(ctx, t, time.Minute, "it to publish", func(ctx context.Context) (string, error) {
+			until(ctx, t, time.Minute, "it to measure the way to "+target, func(ctx context.Context) (string, error) {
 				nl, err := world.fog.NodeLatencies().Get(ctx, neighbour, metav1.GetOptions{})
 				if err != nil {
 					return "", err
 				}
-				// Published times are whole seconds.
-				if at := nl.Status.ObservedAt; at == nil || at.Time.Before(killed.Add(time.Second)) {
-					return fmt.Sprintf("measured at %s, killed at %s", at, killed), nil
+				for _, p := range nl.Status.Peers {
+					// Published times are whole seconds.
+					if p.Node == target && p.Typical != nil && p.At != nil && p.At.After(killed.Add(time.Second)) {
+						return "", nil
+					}
 				}
-				return "", nil
+				return fmt.Sprintf("measured at %s, killed at %s", nl.Status.ObservedAt, killed.UTC().Format(time.RFC3339)), nil
 			})
-			say("%.1f s after the prober of %s was killed the new one published", time.Since(killed).Seconds(), neighbour)
+			say("%.1f s after the prober of %s was killed its successor has measured", time.Since(killed).Seconds(), neighbour)
 			keepSeconds("proberReplaced", time.Since(killed))
 			s.right(ctx, t, "with a new prober", all)
 			before.stillAlive(ctx, t)

@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"path/filepath"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -86,20 +85,6 @@ func (m *machines) add(ctx context.Context, near string) (name string, err error
 	known := map[string]bool{}
 	for _, n := range before {
 		known[n.Name] = true
-	}
-	// Images that the cluster loads now are loaded into nodes that join as well, before those are Ready.
-	folder, err := outFolder()
-	if err != nil {
-		return "", err
-	}
-	archives, err := filepath.Glob(filepath.Join(folder, "images", "*.tar"))
-	if err != nil || len(archives) == 0 {
-		return "", fmt.Errorf("%s has no images (%w)", filepath.Join(folder, "images"), err)
-	}
-	for _, a := range archives {
-		if err := m.cluster.LoadImage(ctx, a); err != nil {
-			return "", err
-		}
 	}
 	// The network must be there when the node's first packet is, and AddNode returns long after.
 	ctx, cancel := context.WithCancelCause(ctx)

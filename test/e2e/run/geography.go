@@ -20,11 +20,11 @@ type site struct {
 	entries int // of them, where users come in
 }
 
-// The control plane is at the first one.
+// The control plane is at the first one. Users come in at the gateway and in the north.
 var sites = []site{
-	{"gateway", 0, 0, 2, 2},
-	{"north", 20, 15, 2, 1},
-	{"south", 0, 56, 1, 0},
+	{"gateway", 0, 0, 1, 1},
+	{"north", 20, 15, 2, 2},
+	{"south", 0, 56, 2, 0},
 }
 
 // place is a node on the map.

@@ -72,6 +72,9 @@ func (l *lab) build(ctx context.Context) error {
 			return fmt.Errorf("loading %s: %w", filepath.Base(a), err)
 		}
 	}
+	if err := os.RemoveAll(filepath.Join(l.out, imagesFolder)); err != nil { // the cluster keeps copies
+		return err
+	}
 	nodes, err := l.cluster.Nodes(ctx)
 	if err != nil {
 		return err

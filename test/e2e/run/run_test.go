@@ -29,7 +29,7 @@ func TestGeography(t *testing.T) {
 		got = append(got, fmt.Sprintf("%s %s %t", p.node.Name, p.site, p.entry))
 	}
 	want := []string{
-		"control-plane gateway false", "worker1 gateway true", "worker2 gateway true", "worker3 north true", "worker4 north false",
+		"control-plane gateway false", "worker1 gateway true", "worker2 north true", "worker3 north true", "worker4 south false",
 		"worker5 south false", "worker6 south false", "worker7 gateway false", "worker8 north false",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
