@@ -78,11 +78,20 @@ type bed struct {
 // probers publish the known pairs of m in NodeLatency objects; bad is what a second, broken source reports.
 func newBed(t *testing.T, m matrix, load []float64, bad []latency.Sample) *bed {
 	t.Helper()
+	_, pairs := m.pairs()
+	return newBedOf(t, nodeLatencies(m), len(m), pairs, load, bad)
+}
+
+// newBedOf starts a scheduler for a cluster of so many nodes whose probers publish a list, and waits until at least so many pairs
+// of it are in its snapshot.
+func newBedOf(t *testing.T, list v1alpha1.NodeLatencyList, nodes, pairs int, load []float64, bad []latency.Sample) *bed {
+	t.Helper()
+	metrics.MeasuredPairs.Set(0) // what an earlier scheduler left
 	logger := ktesting.NewLogger(ktesting.NopTL{}, ktesting.NewConfig(ktesting.Verbosity(0), ktesting.BufferLogs(true)))
 	ctx, cancel := context.WithCancel(klog.NewContext(t.Context(), logger))
 	t.Cleanup(cancel)
 
-	api := httptest.NewServer(newAPI(t, m))
+	api := httptest.NewServer(newAPI(t, list))
 	t.Cleanup(api.Close)
 	t.Cleanup(api.CloseClientConnections) // runs first: an open watch would hold Close up
 
@@ -90,7 +99,7 @@ func newBed(t *testing.T, m matrix, load []float64, bad []latency.Sample) *bed {
 	registry := frameworkruntime.Registry{
 		nodelatency.Name: nodelatency.NewWithSources(map[string]source.Source{"broken": broken}),
 	}
-	clientSet := fake.NewClientset(objects(m, load)...)
+	clientSet := fake.NewClientset(objects(nodes, load)...)
 	factory := informers.NewSharedInformerFactory(clientSet, 0)
 	broadcaster := events.NewBroadcaster(&events.EventSinkImpl{Interface: clientSet.EventsV1()})
 	sched, err := scheduler.New(ctx, clientSet, factory, nil, profile.NewRecorderFactory(broadcaster),
@@ -118,7 +127,7 @@ func newBed(t *testing.T, m matrix, load []float64, bad []latency.Sample) *bed {
 	if _, err := sched.SchedulePod(ctx, b.profiles[stock], framework.NewCycleState(), newPod("first", stock, "")); err != nil {
 		t.Fatal(err)
 	}
-	for n := range m {
+	for n := range nodes {
 		info, err := b.profiles[stock].SnapshotSharedLister().NodeInfos().Get(nodeName(n))
 		if err != nil {
 			t.Fatal(err)
@@ -128,11 +137,10 @@ func newBed(t *testing.T, m matrix, load []float64, bad []latency.Sample) *bed {
 
 	// What is bad must have had its chance to do harm before the first placement.
 	<-broken.done
-	_, want := m.pairs()
 	deadline := time.Now().Add(time.Minute)
-	for gauge(t, metrics.MeasuredPairs) < float64(want) || gauge(t, metrics.Pairs) != float64(len(m)*(len(m)-1)/2) {
+	for gauge(t, metrics.MeasuredPairs) < float64(pairs) || gauge(t, metrics.Pairs) != float64(nodes*(nodes-1)/2) {
 		if time.Now().After(deadline) {
-			t.Fatalf("%v of %d pairs are in the snapshot after a minute", gauge(t, metrics.MeasuredPairs), want)
+			t.Fatalf("%v of %d pairs are in the snapshot after a minute", gauge(t, metrics.MeasuredPairs), pairs)
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
@@ -187,9 +195,9 @@ func (s *brokenSource) Run(ctx context.Context, update source.Update) error {
 }
 
 // objects are the nodes, and on each a server behind a Service of its own. load is the share of each node that is requested.
-func objects(m matrix, load []float64) []runtime.Object {
+func objects(nodes int, load []float64) []runtime.Object {
 	list := []runtime.Object{&v1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}}
-	for n := range m {
+	for n := range nodes {
 		capacity := v1.ResourceList{
 			v1.ResourceCPU: resource.MustParse("16"), v1.ResourceMemory: resource.MustParse("64Gi"), v1.ResourcePods: resource.MustParse("110"),
 		}
@@ -278,7 +286,7 @@ func (b *bed) choose(t *testing.T, profileName string, state fwk.CycleState, pod
 }
 
 // newAPI serves what an API server with our CRDs would: discovery, no policies, and a NodeLatency a node.
-func newAPI(t *testing.T, m matrix) http.Handler {
+func newAPI(t *testing.T, list v1alpha1.NodeLatencyList) http.Handler {
 	t.Helper()
 	mux := http.NewServeMux()
 	base := "/apis/" + v1alpha1.GroupVersion.String()
@@ -296,7 +304,7 @@ func newAPI(t *testing.T, m matrix) http.Handler {
 		ListMeta: metav1.ListMeta{ResourceVersion: "1"},
 		Items:    []v1alpha1.LatencyPolicy{},
 	})
-	serve(t, mux, base+"/"+client.NodeLatencies, nodeLatencies(m))
+	serve(t, mux, base+"/"+client.NodeLatencies, list)
 	return mux
 }
 
