@@ -110,6 +110,9 @@ func (s *Scheduler) Kill() { s.process.kill() }
 // Done is closed when the scheduler has ended, whoever ended it.
 func (s *Scheduler) Done() <-chan struct{} { return s.process.done }
 
+// PID returns the id of the scheduler's process.
+func (s *Scheduler) PID() int { return s.process.cmd.Process.Pid }
+
 // LogPath returns the file that holds what the scheduler printed.
 func (s *Scheduler) LogPath() string { return s.process.log }
 
