@@ -219,7 +219,9 @@ func (p *Publisher) Tick(ctx context.Context, now time.Time) Cause {
 	status := p.cfg.Measured()
 	status.RefreshInterval = &metav1.Duration{Duration: pace.MaxAge.Round(time.Second)}
 	cause := p.cause(&status, since, pace)
-	if cause == "" {
+	// As long as nothing is measured there is only an object to be made. What a prober before this one published may still be of use.
+	nothing := status.Control == nil && len(status.Peers) == 0
+	if cause == "" || nothing && p.object != nil {
 		return ""
 	}
 	err := p.publish(ctx, now, status)
@@ -241,6 +243,9 @@ func (p *Publisher) Tick(ctx context.Context, now time.Time) Cause {
 		p.share = 1 - p.random()
 	}
 	p.failures = 0
+	if nothing {
+		return ""
+	}
 	p.last, p.lastAt = &status, now
 	return cause
 }
@@ -321,7 +326,6 @@ func (p *Publisher) attempt(ctx context.Context, now time.Time, status v1alpha1.
 		p.object, p.checkedAt = object, now
 	}
 	if status.Control == nil && len(status.Peers) == 0 {
-		// Nothing is measured yet. What a prober before this one published may still be of use.
 		return nil
 	}
 	object := p.object.DeepCopy()

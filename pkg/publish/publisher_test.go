@@ -177,6 +177,20 @@ func TestPublishAtThePaceOfALargeCluster(t *testing.T) {
 	b.want("nothing for the longest time", b.after(time.Second), PublishedOK)
 }
 
+func TestPublishTheFirstMeasurementAtOnce(t *testing.T) {
+	b := newBench(t, "edge-01")
+	b.paced = PaceOf(5000)
+	measured := b.cfg.Measured
+	b.cfg.Measured = func() v1alpha1.NodeLatencyStatus { return v1alpha1.NodeLatencyStatus{} }
+	b.want("before anything was measured", b.after(0), PublishedOK)
+	b.want("still nothing", b.after(2*time.Second))
+	b.cfg.Measured = measured
+	b.want("something, sooner than after the least gap", b.after(2*time.Second), PublishedOK)
+	if got := b.publishedRTT(); got != 10*msec {
+		t.Errorf("published %v", got)
+	}
+}
+
 func TestPublishersThatWroteTogetherDriftApart(t *testing.T) {
 	b := newBench(t, "edge-01")
 	b.paced = Pace{MinGap: 10 * time.Second, SmallGap: 100 * time.Second, MaxAge: 1000 * time.Second}
