@@ -35,6 +35,7 @@ func TestNoMeasurements(t *testing.T) {
 			if len(all) < 3 {
 				t.Fatalf("needs three workers, has %v", all)
 			}
+			settled(ctx, t)
 			s := newSpot(ctx, t, target)
 			emptiest := s.weigh(ctx, t, all)
 

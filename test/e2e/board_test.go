@@ -64,8 +64,8 @@ func TestRequestLatency(t *testing.T) {
 				t.Fatalf("the workers are in the zones %v: the replicas of the board need two, by the label %s", zones, corev1.LabelTopologyZone)
 			}
 			lost := func() uint64 { return 0 }
+			settled(ctx, t)
 			if world.emulator != nil {
-				settled(ctx, t)
 				lost = func() uint64 {
 					stats, err := world.emulator.Stats()
 					if err != nil {

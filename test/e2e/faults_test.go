@@ -146,6 +146,7 @@ func TestProberKilled(t *testing.T) {
 	f := features.New("a prober is killed").
 		Assess("placements stay right, and the new prober measures", func(ctx context.Context, t *testing.T, _ *envconf.Config) context.Context {
 			target, neighbour, all := pairOfNeighbours(ctx, t)
+			settled(ctx, t)
 			before := lifeOf(ctx, t, neighbour)
 			s := newSpot(ctx, t, target)
 			s.right(ctx, t, "before a prober is killed", all)
@@ -193,6 +194,7 @@ func TestNodeAdded(t *testing.T) {
 			needsMachines(t, "adding a node")
 			before := lifeOf(ctx, t)
 			_, _, all := pairOfNeighbours(ctx, t)
+			settled(ctx, t)
 			target := loneliest(truth(ctx, t), all)
 			s := newSpot(ctx, t, target)
 			s.right(ctx, t, "before a node is added", all)

@@ -36,7 +36,7 @@ const (
 	imagesEnv = "FOGSCHED_E2E_IMAGES"
 	// outEnv is the folder of report.json.
 	outEnv = "FOGSCHED_E2E_OUT"
-	// startedEnv is when `make e2e` began, in Unix seconds, so that times count on.
+	// startedEnv is when `make e2e` began, in Unix milliseconds, so that times count on.
 	startedEnv = "FOGSCHED_E2E_STARTED"
 )
 
@@ -87,7 +87,7 @@ func connect(ctx context.Context, cfg *envconf.Config) (context.Context, error) 
 		return ctx, fmt.Errorf("KUBECONFIG: %w", err)
 	}
 	config := kube.RESTConfig()
-	config.QPS, config.Burst = 100, 200
+	config.QPS = -1 // no limit: its errors would hide what was waited for
 	if world.client, err = kubernetes.NewForConfig(config); err != nil {
 		return ctx, err
 	}
@@ -146,9 +146,9 @@ func missing(t *testing.T, why string) {
 
 // started is when all began.
 var started = sync.OnceValue(func() time.Time {
-	var seconds int64
-	if _, err := fmt.Sscan(os.Getenv(startedEnv), &seconds); err == nil && seconds > 0 {
-		return time.Unix(seconds, 0)
+	var millis int64
+	if _, err := fmt.Sscan(os.Getenv(startedEnv), &millis); err == nil && millis > 0 {
+		return time.UnixMilli(millis)
 	}
 	return time.Now()
 })

@@ -75,7 +75,7 @@ func TestProber(t *testing.T) {
 		}).
 		Assess("a change of delay is measured within 30 s", func(ctx context.Context, t *testing.T, _ *envconf.Config) context.Context {
 			needsEmulator(t, "changing the distance between nodes")
-			restoreLinks(ctx, t)
+			restoreLinks(t)
 			// Up for half of the pairs, down for the others, by more than the tolerance.
 			err := world.emulator.SetAll(func(from, to string, l tun.Link) tun.Link {
 				if farther(from, to) {

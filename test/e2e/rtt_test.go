@@ -186,8 +186,9 @@ func commonPrefix(names []string) string {
 	return prefix[:strings.LastIndex(prefix, "-")+1]
 }
 
-// restoreLinks puts the emulator back to what it was when the test ends, and waits until the probers have noticed.
-func restoreLinks(ctx context.Context, t *testing.T) {
+// restoreLinks puts the emulator back to what it was when the test ends. The next test that needs that waits until the probers have
+// noticed: see settled.
+func restoreLinks(t *testing.T) {
 	t.Helper()
 	before, err := world.emulator.Links()
 	if err != nil {
@@ -197,15 +198,18 @@ func restoreLinks(ctx context.Context, t *testing.T) {
 		if err := world.emulator.SetLinks(before); err != nil {
 			t.Errorf("restoring the network: %v", err)
 		}
-		settled(context.WithoutCancel(ctx), t)
 	})
 }
 
-// settled waits until what is measured is what is.
+// settled waits until what is measured is what is, and returns how long that took. Two changes of a pair shortly after one another look to
+// the probers like flapping, so that they believe the second one later.
 func settled(ctx context.Context, t *testing.T) time.Duration {
 	t.Helper()
 	since := time.Now()
-	until(ctx, t, time.Minute, "the probers to measure the network as it is", func(ctx context.Context) (string, error) {
+	if world.emulator == nil {
+		return 0
+	}
+	until(ctx, t, 2*time.Minute, "the probers to measure the network as it is", func(ctx context.Context) (string, error) {
 		nodes, err := readyNodes(ctx)
 		if err != nil {
 			return "", err

@@ -187,7 +187,7 @@ func (l *lab) test(ctx context.Context) error {
 		"FOGSCHED_E2E_MACHINES="+l.name,
 		"FOGSCHED_E2E_IMAGES=",
 		"FOGSCHED_E2E_OUT="+l.out,
-		fmt.Sprintf("FOGSCHED_E2E_STARTED=%d", l.started.Unix()),
+		fmt.Sprintf("FOGSCHED_E2E_STARTED=%d", l.started.UnixMilli()),
 	)
 	if err := cmd.Run(); err != nil {
 		if ctx.Err() != nil {
