@@ -63,7 +63,8 @@ func stamp(t time.Time) int64 {
 	return 1
 }
 
-// The noise of a measurement: two RTTs that differ by less than one of these are the same.
+// The noise of a measurement: two RTTs that differ by less than one of these are the same. In a network that is noisier than that,
+// Judge finds a larger ratio.
 const (
 	noise      = float32(500) // µs
 	noiseRatio = float32(1.1)
@@ -76,14 +77,15 @@ func disagree(a, b RTT, ratio float32) bool {
 }
 
 // merge returns what is believed of a pair of nodes from what its ends say, either of which may be nil or nothing. Each statistic is
-// the caller's own, or the worse one where they disagree by more than the noise: a node that understates its distances changes
-// nothing. ok is false where neither says anything; where both are blocked, the estimate is unknown and ok is true.
-func merge(caller, callee *Edge) (e Estimate, ok bool) {
+// the caller's own, or the worse one where they disagree by more than the noise, of which ratio is one measure: a node that
+// understates its distances changes nothing. ok is false where neither says anything; where both are blocked, the estimate is
+// unknown and ok is true.
+func merge(caller, callee *Edge, ratio float32) (e Estimate, ok bool) {
 	own, other := caller != nil && caller.Measured(), callee != nil && callee.Measured()
 	from, rest, p := caller, callee, Measured
 	switch {
 	case own && other:
-		if callee.typical.us > caller.typical.us && disagree(caller.typical, callee.typical, noiseRatio) {
+		if callee.typical.us > caller.typical.us && disagree(caller.typical, callee.typical, ratio) {
 			from, rest, p = callee, caller, Reverse
 		}
 	case own:
@@ -94,7 +96,7 @@ func merge(caller, callee *Edge) (e Estimate, ok bool) {
 		return Estimate{}, caller != nil && !caller.nothing() || callee != nil && !callee.nothing()
 	}
 	e.Tail = from.tail
-	if rest != nil && (!e.Tail.Known() || rest.tail.us > e.Tail.us && disagree(e.Tail, rest.tail, noiseRatio)) {
+	if rest != nil && (!e.Tail.Known() || rest.tail.us > e.Tail.us && disagree(e.Tail, rest.tail, ratio)) {
 		e.Tail = rest.tail
 	}
 	e.Typical, e.At, e.Count, e.Lost, e.Provenance = from.typical, from.At(), int32(from.count), int32(from.lost), p

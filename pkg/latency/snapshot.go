@@ -81,6 +81,8 @@ type Picture struct {
 	Coordinates []NetworkCoordinate
 	// Zones may be nil.
 	Zones *ZoneTable
+	// Noise is the ratio of the two ends' RTTs up to which they are the same; 1.1 where it is 0.
+	Noise float32
 }
 
 // Snapshot is the immutable picture of all pairs that a scheduling cycle reads. It keeps the measured pairs sparse and
@@ -91,9 +93,13 @@ type Snapshot struct {
 	index       map[string]int32
 	out         [][]Edge
 	in          [][]incoming
+	noise       float32
 	coordinates []NetworkCoordinate
-	zones       *ZoneTable
-	rows        [numStatistics][numDirections][]atomic.Pointer[Row]
+	// radius has, for each node, the distance in microseconds within which there is no node that it did not measure; nil without
+	// coordinates.
+	radius []float32
+	zones  *ZoneTable
+	rows   [numStatistics][numDirections][]atomic.Pointer[Row]
 	// unknown is the row of a target that is no node of the snapshot.
 	unknown atomic.Pointer[Row]
 
@@ -110,6 +116,13 @@ func newSnapshot(p *Picture, in [][]incoming, twins [][]int32) *Snapshot {
 	n := len(p.Names)
 	s := &Snapshot{
 		built: p.Built, names: p.Names, index: p.Index, out: p.Edges, in: in, coordinates: p.Coordinates, zones: p.Zones,
+		noise: max(p.Noise, noiseRatio),
+	}
+	if p.Coordinates != nil {
+		s.radius = make([]float32, n)
+		for i := range p.Edges {
+			s.radius[i] = radiusOf(p.Edges[i])
+		}
 	}
 	if s.index == nil {
 		s.index = make(map[string]int32, n)
@@ -261,7 +274,7 @@ func (s *Snapshot) Estimate(caller, callee int32) Estimate {
 	if caller == callee {
 		return local
 	}
-	if e, ok := merge(s.find(caller, callee), s.find(callee, caller)); ok {
+	if e, ok := merge(s.find(caller, callee), s.find(callee, caller), s.noise); ok {
 		return e
 	}
 	if e := s.zones.estimate(caller, callee); e.Provenance != Unknown {
@@ -269,10 +282,47 @@ func (s *Snapshot) Estimate(caller, callee int32) Estimate {
 	}
 	if a, b := s.coordinate(caller), s.coordinate(callee); a != nil && b != nil {
 		if rtt := a.RTT(b); rtt.Known() {
+			rtt.us = max(rtt.us, s.radius[caller], s.radius[callee])
 			return Estimate{Typical: rtt, Provenance: Coordinate, Error: a.ErrorTo(b)}
 		}
 	}
 	return Estimate{}
+}
+
+const (
+	// nearPeers is how many of its peers a prober chooses for being the nearest that it could find.
+	nearPeers = 8
+	// minPeers is how many peers it takes to believe that it found them.
+	minPeers = 12
+)
+
+// radiusOf returns the distance within which there is no node that a node did not measure: that of the last of its nearest. An
+// estimate below it is too good to be true. The least of many estimates is the one that errs most, and would win every time.
+func radiusOf(out []Edge) float32 {
+	var least [nearPeers]float32 // in ascending order
+	n := 0
+	for k := range out {
+		us := out[k].typical.us
+		if us == 0 {
+			continue
+		}
+		i := min(n, nearPeers)
+		n++
+		if i == nearPeers {
+			if us >= least[i-1] {
+				continue
+			}
+			i--
+		}
+		for ; i > 0 && least[i-1] > us; i-- {
+			least[i] = least[i-1]
+		}
+		least[i] = us
+	}
+	if n < minPeers {
+		return 0
+	}
+	return least[nearPeers-1]
 }
 
 // coordinate returns the coordinate of a node, nil where there is none to use.
@@ -339,7 +389,7 @@ func (s *Snapshot) buildRow(target int32, d Direction, st Statistic) *Row {
 		if d == FromTarget {
 			caller, callee = own, others
 		}
-		e, ok := merge(caller, callee)
+		e, ok := merge(caller, callee, s.noise)
 		if !ok {
 			return
 		}
@@ -394,6 +444,7 @@ func (s *Snapshot) fillFromCoordinates(r *Row, target int32, st Statistic) {
 			continue
 		}
 		if rtt := c.RTT(other); rtt.Known() {
+			rtt.us = max(rtt.us, s.radius[target], s.radius[i])
 			r.RTT[i], r.Provenance[i] = rtt, Coordinate
 		}
 	}

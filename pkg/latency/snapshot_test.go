@@ -110,9 +110,10 @@ func TestEdgesThatSayNothing(t *testing.T) {
 // holes, partly with coordinates.
 func randomSnapshot(rng *rand.Rand, n int) *Snapshot {
 	edges := make([][]Edge, n)
+	degree := []int{4, 16}[rng.IntN(2)]
 	for i := range edges {
 		for to := range int32(n) {
-			if to == int32(i) || rng.IntN(n) >= 4 {
+			if to == int32(i) || rng.IntN(n) >= degree {
 				continue
 			}
 			at := now.Add(-time.Duration(rng.IntN(300)) * time.Second)
@@ -133,7 +134,7 @@ func randomSnapshot(rng *rand.Rand, n int) *Snapshot {
 			}
 		}
 	}
-	p := &Picture{Built: now, Names: nodeNames(n), Edges: edges}
+	p := &Picture{Built: now, Names: nodeNames(n), Edges: edges, Noise: float32(4 * rng.Float64())}
 	if rng.IntN(4) > 0 {
 		const zones = 4
 		pairs := make([]Estimate, zones*zones)
@@ -266,7 +267,7 @@ func TestMerge(t *testing.T) {
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			e, ok := merge(edge(tt.caller), edge(tt.callee))
+			e, ok := merge(edge(tt.caller), edge(tt.callee), noiseRatio)
 			got := "open"
 			switch {
 			case ok && e.Provenance == Unknown:
@@ -283,6 +284,61 @@ func TestMerge(t *testing.T) {
 				t.Errorf("got %s, want %s", got, tt.want)
 			}
 		})
+	}
+}
+
+// TestNoEstimateIsNearerThanTheNearest: a node measured its 8 nearest, so that one that it did not measure is not nearer.
+func TestNoEstimateIsNearerThanTheNearest(t *testing.T) {
+	const n = 20
+	coordinates := make([]NetworkCoordinate, n)
+	for i := range coordinates {
+		coordinates[i] = NetworkCoordinate{Height: 1000, Error: 0.1} // all at 2 ms from each other
+	}
+	measures := func(peers int, ms func(k int) float64) []Edge {
+		var es []Edge
+		for k := range peers {
+			es = append(es, measuredEdge(int32(1+k), ms(k)))
+		}
+		return es
+	}
+	descending := func(k int) float64 { return float64(30 - k) }
+	tests := map[string]struct {
+		near, far []Edge // what node 0 says, and node 19, which it did not measure
+		want      float64
+	}{
+		"few peers say nothing":           {near: measures(11, descending), want: 2},
+		"the eighth of the nearest":       {near: measures(12, descending), want: 30 - 4},
+		"in whatever order":               {near: measures(16, func(k int) float64 { return float64(5 + k*7%16) }), want: 12},
+		"from the other end":              {far: measures(16, descending), want: 30 - 8},
+		"the larger of the two":           {near: measures(12, descending), far: measures(16, descending), want: 30 - 4},
+		"an estimate that is larger":      {near: measures(16, func(int) float64 { return 0.5 }), want: 2},
+		"what was lost is no measurement": {near: append(measures(11, descending), Lost(12, now, 9)), want: 2},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			edges := make([][]Edge, n)
+			edges[0], edges[n-1] = tt.near, tt.far
+			s := NewSnapshot(&Picture{Built: now, Names: nodeNames(n), Edges: edges, Coordinates: coordinates})
+			for _, pair := range [][2]int32{{0, n - 1}, {n - 1, 0}} {
+				if e := s.Estimate(pair[0], pair[1]); e.Typical != millis(tt.want) || e.Provenance != Coordinate {
+					t.Errorf("%v is at %s (%s), want %v ms", pair, e.Typical, e.Provenance, tt.want)
+				}
+				if got := s.Row(pair[0], ToTarget, Typical).RTT[pair[1]]; got != millis(tt.want) {
+					t.Errorf("the row of %d has %s, want %v ms", pair[0], got, tt.want)
+				}
+			}
+		})
+	}
+}
+
+// TestNoiseOfTheNetwork: what is noise in a network is no disagreement.
+func TestNoiseOfTheNetwork(t *testing.T) {
+	for noise, want := range map[float32]RTT{0: millis(30), 1.1: millis(30), 2: millis(30), 3.5: millis(10)} {
+		p := &Picture{Built: now, Names: nodeNames(2), Edges: [][]Edge{{measuredEdge(1, 10)}, {measuredEdge(0, 30)}}, Noise: noise}
+		s := NewSnapshot(p)
+		if got := s.Estimate(0, 1).Typical; got != want || s.Row(1, ToTarget, Typical).RTT[0] != want {
+			t.Errorf("with a noise of %g it is %s, want %s", noise, got, want)
+		}
 	}
 }
 

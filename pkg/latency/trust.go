@@ -116,15 +116,16 @@ const (
 
 	// contradiction is the power to which the median ratio of the two ends' words is raised to get the ratio above which they
 	// contradict each other. In a calm network the noise decides; where the two ends differ by 60 % all the time (Seattle) it takes a
-	// factor of 5, which is also the most.
-	contradiction    = 3.5
-	maxContradiction = 5
+	// factor of 10, which is also the most. Below minEnds nodes nobody can tell noise from lies.
+	contradiction    = 5
+	maxContradiction = 10
+	minEnds          = 16
 
 	// lateness is what a report may be later than its refresh interval.
 	lateness = time.Minute
 	// maxExamined is how many edges the nodes have that are examined at a time, beside those that said something new: all
-	// of 1,250 nodes with 26 peers.
-	maxExamined = 1 << 15
+	// of 600 nodes with 26 peers.
+	maxExamined = 1 << 14
 	// maxSampled bounds how many values a quantile of a whole network is taken from.
 	maxSampled = 8192
 )
@@ -160,11 +161,11 @@ func Judge(p *Picture, ev *Evidence) *Verdict {
 	j.claims = make([][]claim, n)
 	j.talkative = max(minTalkative, talkative*medianLength(p.Edges))
 	j.remember()
-	ratio := j.ratioOfEnds()
+	j.Noise = j.ratioOfEnds()
 	j.positions()
 	j.v.Believed.Coordinates = j.coordinates()
 	for i := range int32(n) {
-		j.judgeNode(i, ratio)
+		j.judgeNode(i)
 	}
 	j.judgeClaims()
 	j.believe()
@@ -310,16 +311,13 @@ func (j *judge) ratioOfEnds() float32 {
 			if disagree(a.typical, b.typical, 1) {
 				ratio = max(a.typical.us, b.typical.us) / min(a.typical.us, b.typical.us)
 			}
-			if ratio > noiseRatio && i < a.To {
-				j.v.Disputed++
-			}
 			own = append(own, ratio)
 		}
 		if len(own) > 0 {
 			ratios = append(ratios, quantile(own, 0.5))
 		}
 	}
-	if len(ratios) == 0 {
+	if len(ratios) < minEnds {
 		return noiseRatio
 	}
 	return min(max(noiseRatio, float32(math.Pow(float64(quantile(ratios, 0.5)), contradiction))), maxContradiction)
@@ -420,11 +418,14 @@ func (j *judge) fasterThanLight() []float32 {
 
 // judgeNode looks at what a node measured: it rejects what cannot be, and collects testimony on what only this node measured. Of a
 // distrusted node it does the same, to see whether it still deserves it.
-func (j *judge) judgeNode(i int32, ratio float32) {
+func (j *judge) judgeNode(i int32) {
 	st := &j.v.Standing[i]
 	j.asked = j.asked[:0]
 	for k := range j.Edges[i] {
 		own, others := &j.Edges[i][k], j.twin(i, k)
+		if i < own.To && others != nil && own.Measured() && others.Measured() && disagree(own.typical, others.typical, j.Noise) {
+			j.v.Disputed++
+		}
 		switch {
 		case own.isLost():
 			// The other end's measurement may be from before.
@@ -438,7 +439,7 @@ func (j *judge) judgeNode(i int32, ratio float32) {
 			j.reject(i, own.To, ReasonFasterThanLight)
 		case others != nil && others.Measured() && j.witnesses(own.To):
 			st.Comparable++
-			if disagree(own.typical, others.typical, ratio) {
+			if disagree(own.typical, others.typical, j.Noise) {
 				st.Contradicted++
 			}
 		default:
