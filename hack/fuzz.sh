@@ -10,6 +10,10 @@ log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 for attempt in 1 2; do
   if go test -run '^$' -fuzz "^$target\$" -fuzztime "$time" "$package" >"$log" 2>&1; then
+    if ! grep -q 'execs: ' "$log"; then # without such a target the go command is content, too
+      cat "$log"
+      exit 1
+    fi
     printf '%-20s %s, %s\n' "$target" "$time" "$(grep -o 'execs: [0-9]*' "$log" | tail -n 1)"
     exit 0
   fi
