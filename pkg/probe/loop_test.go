@@ -493,6 +493,54 @@ func TestLoopThatWakesUpLateDoesNotCountTheProbe(t *testing.T) {
 	})
 }
 
+// TestLoopThatLearnsOfALossLateDoesNotCountIt: who is woken long after the deadline may have missed the answer as well.
+func TestLoopThatLearnsOfALossLateDoesNotCountIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		late := 20 * ms
+		l, stop := runLoop(t, LoopConfig{
+			Self: "me", Interval: 10 * time.Second, Timeout: time.Second,
+			Prober: func(ctx context.Context, _ netip.AddrPort) (Result, error) {
+				<-ctx.Done()
+				time.Sleep(late)
+				return Result{}, ErrLost
+			},
+		})
+		l.SetPeers(targets(1))
+		time.Sleep(time.Minute)
+		if p := l.Picture().Peers[0]; p.Lost != 0 {
+			t.Errorf("%d probes count as lost", p.Lost)
+		}
+		late = 2 * ms
+		time.Sleep(time.Minute)
+		stop()
+		if p := l.Picture().Peers[0]; p.Lost != 6 {
+			t.Errorf("%d probes count as lost, want 6", p.Lost)
+		}
+	})
+}
+
+// TestLoopChangesItsPaceAtOnce: where most peers go, those that stay do not wait for the end of a long interval.
+func TestLoopChangesItsPaceAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newFakeNetwork()
+		l, stop := runLoop(t, LoopConfig{Self: "me", Prober: n.probe})
+		l.SetPeers(targets(300)) // every 1,000 s
+		time.Sleep(30 * time.Second)
+		l.SetPeers(targets(3))
+		sent := map[netip.AddrPort]int{}
+		for a, times := range n.times {
+			sent[a] = len(times)
+		}
+		time.Sleep(30 * time.Second)
+		stop()
+		for i := range 3 {
+			if got := len(n.times[target(i)]) - sent[target(i)]; got < 1 || got > 4 {
+				t.Errorf("%d probes of peer %d in 30s", got, i)
+			}
+		}
+	})
+}
+
 // steppedClock returns what a clock shows that was set, by so much, after it started: the monotonic reading goes on. A bubble's
 // clock has none.
 func steppedClock(start time.Time, by time.Duration) time.Time {

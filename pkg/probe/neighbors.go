@@ -122,10 +122,11 @@ type member struct {
 
 // memory is what is kept of a peer that was measured.
 type memory struct {
-	hash uint64
-	rtt  time.Duration
-	near []uint64 // what it said
-	turn int64    // when it was last measured, by turns
+	hash   uint64
+	rtt    time.Duration
+	near   []uint64 // what it said
+	turn   int64    // when it was last heard of, by turns
+	silent bool     // it does not answer any more: it is remembered so that it is not tried at every turn
 }
 
 func compareMemories(a, b *memory) int {
@@ -194,14 +195,11 @@ func (n *Neighbors) Observe(name string, rtt time.Duration, info *Info) {
 		return
 	}
 	m := n.known[h]
-	if m == nil {
-		m = &memory{hash: h}
-		n.known[h] = m
+	if m == nil || m.silent {
+		m = &memory{hash: h, rtt: rtt}
+		n.remember(m)
 		if n.chosen[h] {
 			n.measured = append(n.measured, m)
-		}
-		if len(n.known) > maxRemembered {
-			n.forgetFarthest()
 		}
 	}
 	m.rtt, m.turn = rtt, n.turns
@@ -210,8 +208,12 @@ func (n *Neighbors) Observe(name string, rtt time.Duration, info *Info) {
 	}
 }
 
-// forgetFarthest forgets the farthest that is no peer.
-func (n *Neighbors) forgetFarthest() {
+// remember keeps a memory. Where there are too many, it forgets the farthest that is no peer.
+func (n *Neighbors) remember(m *memory) {
+	n.known[m.hash] = m
+	if len(n.known) <= maxRemembered {
+		return
+	}
 	var farthest *memory
 	for h, m := range n.known {
 		if (farthest == nil || compareMemories(m, farthest) > 0) && !n.chosen[h] {
@@ -223,13 +225,14 @@ func (n *Neighbors) forgetFarthest() {
 	}
 }
 
-// Forget says that a peer does not answer any more: what was measured of it is forgotten.
+// Forget says that a peer does not answer: what was measured of it holds no longer.
 func (n *Neighbors) Forget(name string) {
-	m := n.known[NameHash(name)]
-	if m == nil {
+	h := NameHash(name)
+	m := n.known[h]
+	if _, ok := n.byHash[h]; !ok || m != nil && m.silent {
 		return
 	}
-	delete(n.known, m.hash)
+	n.remember(&memory{hash: h, rtt: MaxRTT, turn: n.turns, silent: true})
 	is := func(o *memory) bool { return o == m }
 	n.measured = slices.DeleteFunc(n.measured, is)
 	if slices.ContainsFunc(n.nearest, is) {
@@ -248,9 +251,8 @@ func (n *Neighbors) Near() []uint64 {
 		some = slices.Clone(n.measured)
 		slices.SortFunc(some, compareMemories)
 	} else {
-		slices.SortFunc(some, func(a, b *memory) int {
-			return cmp.Compare(mix(a.hash, uint64(n.turns)), mix(b.hash, uint64(n.turns)))
-		})
+		salt := mix(n.self, uint64(n.turns))
+		slices.SortFunc(some, func(a, b *memory) int { return cmp.Compare(mix(a.hash, salt), mix(b.hash, salt)) })
 	}
 	some = some[:min(len(some), MaxNear)]
 	slices.SortFunc(some, compareMemories)
@@ -300,7 +302,7 @@ func (n *Neighbors) Select(now time.Time) []Target {
 	n.measured = n.measured[:0]
 	n.peers = make([]Target, 0, len(c.chosen))
 	for h := range c.chosen {
-		if m := n.known[h]; m != nil {
+		if m := n.known[h]; m != nil && !m.silent {
 			n.measured = append(n.measured, m)
 		}
 		node := n.nodes[n.byHash[h]]
@@ -353,7 +355,7 @@ func (n *Neighbors) chooseNear(turned bool, already map[uint64]bool) {
 	}
 	others := make([]*memory, 0, len(n.known))
 	for h, m := range n.known {
-		if !already[h] && !isNear[m] {
+		if !already[h] && !isNear[m] && !m.silent {
 			others = append(others, m)
 		}
 	}

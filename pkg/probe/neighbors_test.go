@@ -79,7 +79,7 @@ func TestNeighborsOfFewNodes(t *testing.T) {
 func TestNeighborsOfManyNodes(t *testing.T) {
 	const count = 500
 	nodes := someNodes(count)
-	in := map[string]int{}
+	in, out := map[string]int{}, map[string][]string{}
 	for _, self := range nodes {
 		n := newNeighbors(t, NeighborsConfig{Self: self.Name}, nodes)
 		peers := names(n.Select(epochStart))
@@ -89,7 +89,20 @@ func TestNeighborsOfManyNodes(t *testing.T) {
 		for _, p := range peers {
 			if !n.OnTrial(p) {
 				in[p]++
+				out[self.Name] = append(out[self.Name], p)
 			}
+		}
+	}
+	// On rings of their own, the peers of a node's peers are others each: no part of the cluster sees only itself.
+	for _, self := range nodes {
+		second := map[string]bool{}
+		for _, p := range out[self.Name] {
+			for _, q := range out[p] {
+				second[q] = true
+			}
+		}
+		if len(second) < 18 {
+			t.Errorf("the five peers of %s have %d peers", self.Name, len(second))
 		}
 	}
 	// Nothing was measured, so there are no near ones: four far rings, and one that rotates. Where two rings name the same node,
@@ -287,31 +300,35 @@ func TestNeighborsStay(t *testing.T) {
 	}
 }
 
+// TestNeighborsRotate: a rotating peer stays for an epoch, which is long enough for five probes.
 func TestNeighborsRotate(t *testing.T) {
-	n := newNeighbors(t, NeighborsConfig{Self: "node-0"}, someNodes(500))
-	since := map[string]int{}
-	var stays []int
-	for minute := range 120 {
-		now := map[string]bool{}
-		for _, p := range n.Select(epochStart.Add(time.Duration(minute) * time.Minute)) {
-			if !n.OnTrial(p.Name) {
-				now[p.Name] = true
-				if _, ok := since[p.Name]; !ok {
-					since[p.Name] = minute
+	for interval, want := range map[time.Duration]int{time.Minute: 5, 2 * time.Minute: 10, 3 * time.Minute: 20} {
+		n := newNeighbors(t, NeighborsConfig{Self: "node-0"}, someNodes(500))
+		n.SetInterval(interval)
+		since := map[string]int{}
+		stays := map[int]int{} // by minutes
+		for minute := range 240 {
+			now := map[string]bool{}
+			for _, p := range n.Select(epochStart.Add(time.Duration(minute) * time.Minute)) {
+				if !n.OnTrial(p.Name) {
+					now[p.Name] = true
+					if _, ok := since[p.Name]; !ok {
+						since[p.Name] = minute
+					}
+				}
+			}
+			for name, from := range since {
+				if !now[name] {
+					delete(since, name)
+					if from > 0 {
+						stays[minute-from]++
+					}
 				}
 			}
 		}
-		for name, from := range since {
-			if !now[name] {
-				delete(since, name)
-				if from > 0 {
-					stays = append(stays, minute-from)
-				}
-			}
+		if len(stays) != 1 || stays[want] < 240/want-3 {
+			t.Errorf("probed every %v, rotating peers stayed for minutes (and so many of them): %v; want %d minutes", interval, stays, want)
 		}
-	}
-	if len(stays) < 20 || slices.Min(stays) < epochProbes {
-		t.Errorf("rotating peers stayed for these minutes: %v; want about 23 of 5", stays)
 	}
 }
 
@@ -386,6 +403,42 @@ func TestNeighborsForgetNodesThatAreGone(t *testing.T) {
 	after := n.Select(epochStart)
 	if len(before) != 2 || len(after) != 2 || before[0].Addr == after[0].Addr || after[0].Addr != target(99) {
 		t.Errorf("before %v, after %v", before, after)
+	}
+}
+
+// TestNeighborsDoNotInsistOnTheDead: a node that does not answer is not tried again at every turn, although it was never measured.
+func TestNeighborsDoNotInsistOnTheDead(t *testing.T) {
+	n := newNeighbors(t, NeighborsConfig{Self: "node-0"}, someNodes(60))
+	tried := map[string]int{}
+	for turn := range 100 {
+		for _, p := range n.Select(epochStart.Add(time.Duration(turn) * time.Minute)) {
+			if n.OnTrial(p.Name) {
+				tried[p.Name]++
+			}
+			if NameHash(p.Name)%10 == 0 {
+				n.Forget(p.Name)
+			} else {
+				n.Observe(p.Name, time.Duration(1+NameHash(p.Name)%50)*ms, nil)
+			}
+		}
+	}
+	for name, times := range tried {
+		// When all were tried, chance decides: 3 trials a turn among 45.
+		if NameHash(name)%10 == 0 && times > 15 {
+			t.Errorf("%s is dead, and was tried in %d of 100 turns", name, times)
+		}
+	}
+	for _, m := range n.nearest {
+		if m.silent {
+			t.Errorf("a dead node is near: %+v", m)
+		}
+	}
+	n.Forget("no such node")
+	for i := range 5000 {
+		n.Forget(fmt.Sprintf("node-%d", i))
+	}
+	if len(n.known) > 59 {
+		t.Errorf("%d of 59 are remembered", len(n.known))
 	}
 }
 

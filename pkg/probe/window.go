@@ -156,7 +156,6 @@ func (w *Window) detectChange() {
 	copy(w.changes[:], w.changes[1:])
 	w.changes[flapChanges-1] = w.probes
 	w.first = start
-	w.stats.Samples = 0 // nothing to hold on to
 }
 
 // deviation returns the median distance of sorted from its median m.
@@ -205,7 +204,8 @@ func (w *Window) isSilent() bool {
 	return math.Pow(loss, float64(w.silent)) <= silentChance
 }
 
-// update computes the statistics.
+// update computes the statistics. The typical RTT is in the middle half or the median, the tail is at the 85th percentile or above:
+// it is never the smaller one.
 func (w *Window) update() {
 	before := w.stats
 	sorted := w.answers(w.first, w.probes)
@@ -226,7 +226,6 @@ func (w *Window) update() {
 			s.tail = before.tail
 		}
 	}
-	s.tail = max(s.tail, s.typical)
 	w.stats = s
 }
 
