@@ -355,6 +355,35 @@ func TestLoopKeepsToItsRate(t *testing.T) {
 	})
 }
 
+func TestLoopFollowsARouteWithinThreeIntervals(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const interval = 10 * time.Second
+		n := newFakeNetwork()
+		n.set(target(1), 20*ms)
+		l, stop := runLoop(t, LoopConfig{Self: "me", Prober: n.probe, Interval: interval})
+		defer stop()
+		l.SetPeers([]Target{{"a", target(1)}})
+		for _, step := range []struct {
+			rtt  time.Duration // 0: dead
+			stay time.Duration
+		}{{20 * ms, 10 * time.Minute}, {60 * ms, 40 * time.Second}, {20 * ms, 10 * time.Minute}, {0, 40 * time.Second}, {35 * ms, time.Minute}} {
+			if step.rtt > 0 {
+				n.set(target(1), step.rtt)
+			} else {
+				n.mu.Lock()
+				delete(n.rtt, target(1))
+				n.mu.Unlock()
+			}
+			time.Sleep(3*interval + maxTimeout)
+			typical, _, known := peerOf(t, l, "a").RTT()
+			if known != (step.rtt > 0) || known && typical != step.rtt {
+				t.Errorf("three intervals after %v began: %v, %v", step.rtt, typical, known)
+			}
+			time.Sleep(step.stay - 3*interval - maxTimeout)
+		}
+	})
+}
+
 func TestLoopManyNewPeersAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newFakeNetwork()
