@@ -4,6 +4,7 @@ package nodelatency
 
 import (
 	"context"
+	"errors"
 	"math"
 	"sync/atomic"
 	"testing"
@@ -78,6 +79,87 @@ func TestSamples(t *testing.T) {
 	}
 	if got := Samples(object("a")); len(got) != 0 {
 		t.Errorf("no peers gave %v", got)
+	}
+}
+
+func TestALossHasTheTimeOfItsReport(t *testing.T) {
+	earlier := &metav1.Time{Time: at.Add(-time.Minute)}
+	tests := map[string]struct {
+		observed, answered *metav1.Time
+		failed             bool
+		want               time.Time
+	}{
+		"lost, never answered":           {observed: &metav1.Time{Time: at}, failed: true, want: at},
+		"lost, answered before":          {observed: &metav1.Time{Time: at}, answered: earlier, failed: true, want: at},
+		"lost, in a report without time": {answered: earlier, failed: true, want: earlier.Time},
+		"lost at no time":                {failed: true},
+		"measured":                       {observed: &metav1.Time{Time: at}, answered: earlier, want: earlier.Time},
+		"measured at no time":            {observed: &metav1.Time{Time: at}},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			m := v1alpha1.Measurement{At: tt.answered, Lost: 9}
+			if !tt.failed {
+				m.Typical = ms(20)
+			}
+			nl := object("a", peer("b", m))
+			nl.Status.ObservedAt = tt.observed
+			if got := Samples(nl)[0]; !got.At.Equal(tt.want) || got.Failed != tt.failed {
+				t.Errorf("sample %+v, want it of %v", got, tt.want)
+			}
+		})
+	}
+}
+
+func TestReportOf(t *testing.T) {
+	nl := object("a", peer("b", v1alpha1.Measurement{Typical: ms(20), Tail: ms(35), At: &metav1.Time{Time: at}}))
+	got := ReportOf(nl)
+	if diff := cmp.Diff(latency.Report{Samples: Samples(nl)}, got); diff != "" {
+		t.Errorf("the least (-want +got):\n%s", diff)
+	}
+	nl.Status.Starved = true
+	nl.Status.RefreshInterval = &metav1.Duration{Duration: 8 * time.Minute}
+	nl.Status.Coordinate = &v1alpha1.NetworkCoordinate{
+		VectorMicros: []int64{1, -2, 3, -4, 5, -6, 7, 60_000_000}, HeightMicros: 9, AdjustmentMicros: -10, ErrorPercent: 22,
+	}
+	want := latency.Report{
+		Samples: Samples(nl), Starved: true, Refresh: 8 * time.Minute,
+		Coordinate: &latency.NetworkCoordinate{Vector: [8]float32{1, -2, 3, -4, 5, -6, 7, 6e7}, Height: 9, Adjustment: -10, Error: 0.22},
+	}
+	if diff := cmp.Diff(want, ReportOf(nl), cmpopts.EquateApprox(1e-6, 0)); diff != "" {
+		t.Errorf("all of it (-want +got):\n%s", diff)
+	}
+	nl.Status.Coordinate.VectorMicros = nil
+	if c := ReportOf(nl).Coordinate; c.Check() == "" {
+		t.Errorf("a coordinate without a vector is taken: %+v", c)
+	}
+}
+
+// TestABrokenWatch: what went while nobody watched is withdrawn.
+func TestABrokenWatch(t *testing.T) {
+	got := map[string]int{}
+	listed := 0
+	r := &reporter{listed: func() { listed++ }, update: func(from string, report latency.Report) {
+		if got[from] = len(report.Samples); len(report.Samples) == 0 {
+			delete(got, from)
+		}
+	}}
+	one := peer("x", v1alpha1.Measurement{Typical: ms(20)})
+	if err := errors.Join(
+		r.Replace([]any{object("a", one), object("b", one), object("c", one)}, "1"),
+		r.Delete(object("c", one)), r.Add(object("d", one)),
+		r.Replace([]any{object("b", one, peer("y", one.Measurement)), object("e", one)}, "2"),
+		r.Resync(),
+	); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(map[string]int{"b": 2, "e": 1}, got); diff != "" || listed != 1 {
+		t.Errorf("listed %d times; samples (-want +got):\n%s", listed, diff)
+	}
+	for _, err := range []error{r.Add("x"), r.Update(1), r.Delete(nil), r.Replace([]any{"x"}, "3")} {
+		if err == nil {
+			t.Error("something else than a NodeLatency is no error")
+		}
 	}
 }
 
