@@ -30,9 +30,9 @@ const (
 	callTimeout = 10 * time.Second
 	// firstRetry and lastRetry are the ends of the time between two attempts, which doubles.
 	firstRetry, lastRetry = time.Second, 15 * time.Second
-	// recheck is how often the object is looked at although nothing failed: somebody may have changed what it says of its
-	// Node or its endpoint.
-	recheck = 10 * time.Minute
+	// recheck is how often Node and object are looked at although nothing failed. When somebody changes or deletes the object, the
+	// next write fails and shows it; so does a Node of the same name, because the object goes with the one that owned it.
+	recheck = time.Hour
 	// spread is the share of its gaps by which a prober may come early, at random, so that those that wrote together drift apart.
 	spread = 0.1
 )
