@@ -57,7 +57,7 @@ func TestNoMeasurements(t *testing.T) {
 			if err != nil || len(m) > 0 {
 				t.Fatalf("%d measurements are left, error %v", len(m), err)
 			}
-			until(ctx, t, 30*time.Second, "fogsched to hear that the measurements are gone", func(ctx context.Context) (string, error) {
+			until(ctx, t, 30*time.Second, "fogsched to hear that the measurements are gone", func(context.Context) (string, error) {
 				if got := s.choices(ctx, t, scheduler, 1); got[0] != emptiest {
 					return "it chose " + got[0], nil
 				}
@@ -70,8 +70,8 @@ func TestNoMeasurements(t *testing.T) {
 			before.stillAlive(ctx, t)
 
 			restart()
-			took := s.follows(ctx, t, 2*noticeTime, "callers to go to the nearest node again", all)
-			say("%.1f s after the probers were started again placements are right", took.Seconds())
+			settled(ctx, t)
+			s.right(ctx, t, "after the probers were started again", all)
 			return ctx
 		})
 	testenv.Test(t, f.Feature())

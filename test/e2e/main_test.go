@@ -218,7 +218,7 @@ func check(ctx context.Context, timeout time.Duration, what string, f func(conte
 		}
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
+			return fmt.Errorf("%w while waiting for %s; last seen: %w", ctx.Err(), what, last)
 		case <-limited.Done():
 			return fmt.Errorf("waited %s in vain for %s; last seen: %w", timeout, what, last)
 		case <-ticker.C:

@@ -142,7 +142,7 @@ func (s *spot) right(ctx context.Context, t *testing.T, when string, candidates 
 func (s *spot) follows(ctx context.Context, t *testing.T, timeout time.Duration, what string, candidates []string) time.Duration {
 	t.Helper()
 	since, last, amiss := time.Now(), time.Time{}, ""
-	until(ctx, t, timeout, what, func(ctx context.Context) (string, error) {
+	until(ctx, t, timeout, what, func(context.Context) (string, error) { // what an attempt waits for has limits of its own
 		if time.Since(last) < attemptGap {
 			return amiss, nil
 		}
