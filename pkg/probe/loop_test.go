@@ -564,8 +564,8 @@ func TestLoopChangesItsPaceAtOnce(t *testing.T) {
 		time.Sleep(30 * time.Second)
 		l.SetPeers(targets(3))
 		sent := map[netip.AddrPort]int{}
-		for a, times := range n.times {
-			sent[a] = len(times)
+		for i := range 3 {
+			sent[target(i)] = n.sent(target(i))
 		}
 		time.Sleep(30 * time.Second)
 		stop()

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -382,20 +383,22 @@ func TestRunPausesAsLongAsItTakes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		takes := 50 * time.Millisecond
 		s := New(time.Hour, nil)
-		var built []time.Time
+		var pause atomic.Int64
+		pause.Store(int64(takes))
+		var built atomic.Int64
 		s.Subscribe(func(*latency.Snapshot) {
-			time.Sleep(takes)
-			built = append(built, time.Now())
+			time.Sleep(time.Duration(pause.Load()))
+			built.Add(1)
 		})
 		run(t, s)
 		change := 0
 		dirty := func() { change++; s.SetNode(fmt.Sprint(change), zones.Location{}, "") }
-		after := func(do func(), wait time.Duration) int {
-			n := len(built)
+		after := func(do func(), wait time.Duration) int64 {
+			n := built.Load()
 			do()
 			time.Sleep(wait)
 			synctest.Wait()
-			return len(built) - n
+			return built.Load() - n
 		}
 		after(func() {}, time.Second) // the first
 		if got := after(func() {}, time.Second); got != 0 {
@@ -414,6 +417,7 @@ func TestRunPausesAsLongAsItTakes(t *testing.T) {
 			t.Errorf("%d snapshots when one is wanted after a change, want 1 at once", got)
 		}
 		takes = time.Minute
+		pause.Store(int64(takes))
 		after(s.Rebuild, takes+time.Second)
 		if got := after(dirty, maxSettle+takes+time.Second); got != 1 {
 			t.Errorf("%d snapshots, want 1: nobody waits longer than %v", got, maxSettle)
