@@ -532,12 +532,13 @@ func TestLoopThatWakesUpLateDoesNotCountTheProbe(t *testing.T) {
 // TestLoopThatLearnsOfALossLateDoesNotCountIt: who is woken long after the deadline may have missed the answer as well.
 func TestLoopThatLearnsOfALossLateDoesNotCountIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		late := 20 * ms
+		var late atomic.Int64
+		late.Store(int64(20 * ms))
 		l, stop := runLoop(t, LoopConfig{
 			Self: "me", Interval: 10 * time.Second, Timeout: time.Second,
 			Prober: func(ctx context.Context, _ netip.AddrPort) (Result, error) {
 				<-ctx.Done()
-				time.Sleep(late)
+				time.Sleep(time.Duration(late.Load()))
 				return Result{}, ErrLost
 			},
 		})
@@ -546,7 +547,7 @@ func TestLoopThatLearnsOfALossLateDoesNotCountIt(t *testing.T) {
 		if p := l.Picture().Peers[0]; p.Lost != 0 {
 			t.Errorf("%d probes count as lost", p.Lost)
 		}
-		late = 2 * ms
+		late.Store(int64(2 * ms))
 		time.Sleep(time.Minute)
 		stop()
 		if p := l.Picture().Peers[0]; p.Lost != 6 {
