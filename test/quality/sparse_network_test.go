@@ -100,7 +100,7 @@ func (s *sparseNetwork) prober(from int) probe.Prober {
 
 // report is what the probers publish now, by the clock that shows now outside the bubble.
 func (s *sparseNetwork) report(now time.Time) v1alpha1.NodeLatencyList {
-	ahead := now.Sub(time.Now())
+	ahead := time.Until(now)
 	list := v1alpha1.NodeLatencyList{
 		TypeMeta: metav1.TypeMeta{Kind: "NodeLatencyList", APIVersion: v1alpha1.GroupVersion.String()},
 		ListMeta: metav1.ListMeta{ResourceVersion: "1"},

@@ -32,7 +32,7 @@ const (
 	startSpread = 2 * time.Minute
 	// tickInterval is how often a prober looks whether there is something to write. The real one does every 2 s; with so many nodes
 	// there are some 50 s between two writes at least, and nobody sees the difference.
-	tickInterval = 10 * time.Second
+	tickInterval = 20 * time.Second
 	// shard is the most nodes that a simulated prober knows. A real one knows all of them; so many copies of so many names and
 	// addresses would not fit into one machine. A node's peers are chosen from its shard; there are as many as ever.
 	shard = 2500
@@ -135,8 +135,18 @@ func (f *fleet) clock(total time.Duration) (pass func(time.Duration)) {
 	}
 }
 
-// live lets a second of simulated time pass for each tick.
-func (f *fleet) live(ticks <-chan struct{}) {
+// inRealTime lets as much simulated time pass as real time does.
+func (f *fleet) inRealTime(d time.Duration) {
+	ticks := make(chan struct{})
+	go func() {
+		defer close(ticks)
+		second := time.NewTicker(time.Second)
+		defer second.Stop()
+		for range int(d.Seconds()) {
+			<-second.C
+			ticks <- struct{}{}
+		}
+	}()
 	f.in(func() {
 		for range ticks {
 			time.Sleep(time.Second)
@@ -145,7 +155,7 @@ func (f *fleet) live(ticks <-chan struct{}) {
 }
 
 // showAs has the present simulated time published as another.
-func (f *fleet) showAs(at time.Time) { f.in(func() { f.shift.Store(int64(at.Sub(time.Now()))) }) }
+func (f *fleet) showAs(at time.Time) { f.in(func() { f.shift.Store(int64(time.Until(at))) }) }
 
 // setInterest says which nodes everyone is to measure.
 func (f *fleet) setInterest(names []string) {

@@ -67,6 +67,7 @@ type footprint struct {
 // TestFootprint runs the real fogprobe, as the shipped DaemonSet does: with its user, its rights and its arguments, asked by
 // kubelet and Prometheus. Its peers are reflectors of this process.
 func TestFootprint(t *testing.T) {
+	t.Parallel()
 	bin, err := cluster.BinDir()
 	if err != nil {
 		t.Fatal(err)
@@ -480,7 +481,7 @@ func (p *runningProber) meanwhile(do func()) {
 		defer ready.Stop()
 		defer scrape.Stop()
 		for {
-			path := ""
+			var path string
 			select {
 			case <-stop:
 				return

@@ -53,12 +53,8 @@ func TestMain(m *testing.M) {
 func writeReport() error {
 	result.Lock()
 	defer result.Unlock()
-	root, err := cluster.RepoRoot()
+	dir, err := outDir()
 	if err != nil {
-		return err
-	}
-	dir := filepath.Join(root, "out", "scale")
-	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
 	b, err := json.MarshalIndent(&result.report, "", "  ")
@@ -68,11 +64,22 @@ func writeReport() error {
 	return os.WriteFile(filepath.Join(dir, "report.json"), append(b, '\n'), 0o644)
 }
 
-// newCluster starts a control plane with the product's manifests in it. Its nodes are nobody's: they need no heartbeat.
+// outDir makes the folder for the report and the profiles.
+func outDir() (string, error) {
+	root, err := cluster.RepoRoot()
+	if err != nil {
+		return "", err
+	}
+	dir := filepath.Join(root, "out", "scale")
+	return dir, os.MkdirAll(dir, 0o755)
+}
+
+// newCluster starts a control plane with the product's manifests in it. Its nodes are nobody's: they need no heartbeat, and no pods
+// of the DaemonSet.
 func newCluster(t *testing.T) *cluster.Cluster {
 	t.Helper()
 	c, err := cluster.Start(context.Background(), cluster.Options{
-		ControllerManagerArgs: []string{"--controllers=*,-node-lifecycle-controller"},
+		ControllerManagerArgs: []string{"--controllers=*,-node-lifecycle-controller,-daemonset-controller,-deployment-controller"},
 		Progress:              func(s string) { t.Log(s) },
 	})
 	if err != nil {
