@@ -121,8 +121,8 @@ const (
 	maxContradiction = 10
 	minEnds          = 16
 
-	// lateness is what a report may be later than its refresh interval.
-	lateness = time.Minute
+	// defaultRefresh stands for a refresh interval that a node does not say, or that is shorter.
+	defaultRefresh = time.Minute
 	// maxExamined is how many edges the nodes have that are examined at a time, beside those that said something new: all
 	// of 600 nodes with 26 peers.
 	maxExamined = 1 << 14
@@ -289,11 +289,14 @@ func (j *judge) distrusted(n int32) bool { return j.ev.Distrusted != nil && j.ev
 // witnesses reports whether what a node says counts as evidence about others.
 func (j *judge) witnesses(n int32) bool { return !j.distrusted(n) && len(j.Edges[n]) <= j.talkative }
 
-func (j *judge) refresh(n int32) time.Duration {
-	if j.ev.Refresh == nil {
-		return 0
+// writesWithin is the time after which a measurement of a node that still measures is replaced by a newer one: its refresh
+// interval, and half of it and 30 s for the interval of its probes and for being late.
+func (j *judge) writesWithin(n int32) time.Duration {
+	refresh := defaultRefresh
+	if j.ev.Refresh != nil {
+		refresh = max(refresh, j.ev.Refresh[n])
 	}
-	return j.ev.Refresh[n]
+	return refresh*3/2 + 30*time.Second
 }
 
 // ratioOfEnds returns the ratio above which the two ends of a pair contradict each other, from the median of the nodes' medians: whoever
@@ -429,7 +432,7 @@ func (j *judge) judgeNode(i int32) {
 		switch {
 		case own.isLost():
 			// The other end's measurement may be from before.
-			if others != nil && others.Measured() && !j.distrusted(i) && others.at < own.at-(j.refresh(own.To)+lateness).Milliseconds() {
+			if others != nil && others.Measured() && !j.distrusted(i) && others.at < own.at-j.writesWithin(own.To).Milliseconds() {
 				j.reject(own.To, i, ReasonLost)
 			}
 		case !own.Measured():

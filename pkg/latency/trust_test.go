@@ -192,11 +192,11 @@ func TestJudge(t *testing.T) {
 			want: []string{"5→0 implausible", "5→4 implausible"},
 		},
 		"what one end lost long after the other measured": {
-			change: func(l *line) { l.set(0, Lost(1, now, 9)); l.set(1, older(0, 10, 3*time.Minute)) },
+			change: func(l *line) { l.set(0, Lost(1, now, 9)); l.set(1, older(0, 10, 121*time.Second)) },
 			want:   []string{"1→0 lost"},
 		},
 		"what one end lost, and the other may have measured since": {
-			change: func(l *line) { l.set(0, Lost(1, now, 9)); l.set(1, older(0, 10, 50*time.Second)) },
+			change: func(l *line) { l.set(0, Lost(1, now, 9)); l.set(1, older(0, 10, 119*time.Second)) },
 		},
 		"what one end lost, and the other reports seldom": {
 			change:   func(l *line) { l.set(0, Lost(1, now, 9)); l.set(1, older(0, 10, 3*time.Minute)) },
