@@ -34,6 +34,8 @@ const (
 	probeInterval = time.Second
 	probeWindow   = 12
 	enoughSamples = 6 // of a pair, before pods are placed
+	// publishAge is short so that also how much a measurement rests on is published while somebody waits for it.
+	publishAge = 4 * time.Second
 	patience      = time.Minute
 )
 
@@ -211,7 +213,7 @@ func (d *demo) startProbers(ctx context.Context) error {
 			Listen:   netip.AddrPortFrom(p.addr, d.target).String(),
 			Bind:     p.addr,
 			Endpoint: d.network.Endpoint(i).String(),
-			Interval: probeInterval, Window: probeWindow, MinGap: time.Second,
+			Interval: probeInterval, Window: probeWindow, MinGap: time.Second, MaxAge: publishAge,
 			Config: d.cluster.Config(), Logger: logger,
 		})
 		if err != nil {
@@ -251,7 +253,7 @@ func (d *demo) awaitMeasurements(ctx context.Context) error {
 		return pairs >= want, nil
 	})
 	if err != nil {
-		return err
+		return fmt.Errorf("%w: %d of %d have %d samples", err, pairs, want, enoughSamples)
 	}
 	d.step("measured: %d pairs of nodes; nobody measures %s, so its distances are unknown", pairs, notReady)
 	return nil
