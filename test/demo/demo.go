@@ -36,7 +36,7 @@ const (
 	enoughSamples = 6 // of a pair, before pods are placed
 	// publishAge is short so that also how much a measurement rests on is published while somebody waits for it.
 	publishAge = 4 * time.Second
-	patience      = time.Minute
+	patience   = time.Minute
 )
 
 //go:embed workload.yaml
