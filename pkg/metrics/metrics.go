@@ -103,6 +103,31 @@ var (
 		Help: "Rejected pods that were activated because a node keeps their limits now.",
 	})
 
+	// PrometheusQueries counts queries by what became of them.
+	PrometheusQueries = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "fogsched_prometheus_queries_total",
+		Help: "Queries to Prometheus, by the name that the configuration gives them and by what became of them.",
+	}, []string{"query", "result"})
+
+	// PrometheusQueryDuration is how long queries take, failed ones too.
+	PrometheusQueryDuration = prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name:    "fogsched_prometheus_query_duration_seconds",
+		Help:    "Time from asking Prometheus to the decoded answer, or to the failure.",
+		Buckets: prometheus.ExponentialBuckets(0.005, 2, 14),
+	}, []string{"query"})
+
+	// PrometheusQueryTimestamp is when a query was last answered.
+	PrometheusQueryTimestamp = prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "fogsched_prometheus_last_answer_timestamp_seconds",
+		Help: "When Prometheus last answered the query, in Unix time.",
+	}, []string{"query"})
+
+	// PrometheusSeries is what the last answer to a query was worth.
+	PrometheusSeries = prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "fogsched_prometheus_series",
+		Help: "Series in the last answer to a query: joined to a node or pair, unjoined (their labels name none), or rejected (no number, too old, failed).",
+	}, []string{"query", "state"})
+
 	// Panics counts the panics that a guard recovered.
 	Panics = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "fogsched_plugin_panics_recovered_total",
@@ -122,6 +147,7 @@ func Register(register func(...prometheus.Collector)) {
 			CoordinatesRejected.WithLabelValues("nodelatency", string(r))
 		}
 		register(SamplesRejected, SamplesAccepted, CoordinatesRejected, Coordinates, DisputedPairs, DistrustedNodes, SnapshotTimestamp, NewestSampleTimestamp, Pairs, MeasuredPairs,
-			InterestNodes, Decisions, LimitsBroken, BadIntents, Woken, Panics)
+			InterestNodes, Decisions, LimitsBroken, BadIntents, Woken, Panics,
+			PrometheusQueries, PrometheusQueryDuration, PrometheusQueryTimestamp, PrometheusSeries)
 	})
 }

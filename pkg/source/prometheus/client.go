@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package prometheus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/api"
+	v1 "github.com/prometheus/client_golang/api/prometheus/v1"
+	"github.com/prometheus/common/config"
+	"github.com/prometheus/common/model"
+
+	"github.com/fogsched/fogsched/pkg/metrics"
+)
+
+// MaxBody bounds the answer to one query, 64 MiB: some 450,000 series with the names of two nodes each. Of an answer that is longer nothing
+// is used.
+const MaxBody = 64 << 20
+
+// Client asks one Prometheus. It is safe for concurrent use.
+type Client struct {
+	api     v1.API
+	timeout time.Duration
+}
+
+// NewClient returns a client for a configuration that is valid. It sends nothing.
+func NewClient(c *Config) (*Client, error) {
+	rt, err := config.NewRoundTripperFromConfig(c.http(), "fogsched")
+	if err != nil {
+		return nil, err
+	}
+	a, err := api.NewClient(api.Config{Address: c.Address, Client: &http.Client{
+		Transport: &bounded{rt, MaxBody},
+		// A redirect would take the token, and the scheduler's trust, to a place that nobody configured.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}})
+	if err != nil {
+		return nil, err
+	}
+	return &Client{api: v1.NewAPI(a), timeout: c.Timeout.Duration}, nil
+}
+
+// Query evaluates an instant query and returns its series. name is what metrics call it. An answer that is no vector is an error.
+func (c *Client) Query(ctx context.Context, name, promql string) (model.Vector, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, c.timeout, errTimeout)
+	defer cancel()
+	start := time.Now()
+	v, err := c.query(ctx, promql)
+	if err != nil && ctx.Err() != nil && context.Cause(ctx) == errTimeout { //nolint:errorlint // the very one
+		err = fmt.Errorf("no whole answer within %s: %w", c.timeout, errTimeout)
+	}
+	metrics.PrometheusQueries.WithLabelValues(name, string(resultOf(err))).Inc()
+	metrics.PrometheusQueryDuration.WithLabelValues(name).Observe(time.Since(start).Seconds())
+	if err != nil {
+		return nil, fmt.Errorf("query %s: %w", name, err)
+	}
+	metrics.PrometheusQueryTimestamp.WithLabelValues(name).SetToCurrentTime()
+	return v, nil
+}
+
+func (c *Client) query(ctx context.Context, promql string) (v model.Vector, err error) {
+	// The answer is somebody else's: what its decoder makes of it must not stop the scheduler.
+	defer func() {
+		if p := recover(); p != nil {
+			metrics.Panics.WithLabelValues("prometheus", "query").Inc()
+			v, err = nil, fmt.Errorf("decoding the answer: panic: %v", p)
+		}
+	}()
+	value, _, err := c.api.Query(ctx, promql, time.Time{})
+	var e *v1.Error
+	if errors.As(err, &e) { // its Detail is the body, of any length
+		return nil, &serverError{typ: e.Type, text: clip(e.Msg)}
+	}
+	if err != nil {
+		return nil, err
+	}
+	v, ok := value.(model.Vector)
+	if !ok {
+		return nil, fmt.Errorf("%w: the answer is a %s", errNoVector, value.Type())
+	}
+	return v, nil
+}
+
+// serverError is what a server said in place of an answer.
+type serverError struct {
+	typ  v1.ErrorType
+	text string
+}
+
+func (e *serverError) Error() string { return string(e.typ) + ": " + e.text }
+
+var (
+	errTimeout  = errors.New("timeout")
+	errTooLarge = fmt.Errorf("the answer is longer than %d MiB", MaxBody>>20)
+	errNoVector = errors.New("want one value for each series")
+)
+
+// Result is what became of a query, the label "result" of fogsched_prometheus_queries_total.
+type Result string
+
+// The results.
+const (
+	ResultOK          Result = "ok"
+	ResultTimeout     Result = "timeout"
+	ResultUnreachable Result = "unreachable" // no connection: refused, no route, TLS
+	ResultRefused     Result = "refused"     // an HTTP status that is no answer: 4xx but a bad query, 5xx, a redirect
+	ResultBadQuery    Result = "bad_query"   // Prometheus does not understand or will not execute it
+	ResultBadAnswer   Result = "bad_answer"  // no JSON, no vector
+	ResultTooLarge    Result = "too_large"   // above MaxBody
+)
+
+// Results lists every result, for metrics that start at 0.
+func Results() []Result {
+	return []Result{ResultOK, ResultTimeout, ResultUnreachable, ResultRefused, ResultBadQuery, ResultBadAnswer, ResultTooLarge}
+}
+
+func resultOf(err error) Result {
+	var server *serverError
+	var network net.Error
+	switch {
+	case err == nil:
+		return ResultOK
+	case errors.Is(err, errTimeout):
+		return ResultTimeout
+	case errors.Is(err, errTooLarge):
+		return ResultTooLarge
+	case errors.Is(err, errNoVector):
+		return ResultBadAnswer
+	case errors.As(err, &server):
+		switch server.typ {
+		case v1.ErrBadData, v1.ErrExec:
+			return ResultBadQuery
+		case v1.ErrBadResponse:
+			return ResultBadAnswer
+		case v1.ErrTimeout, v1.ErrCanceled:
+			return ResultTimeout
+		default:
+			return ResultRefused
+		}
+	case errors.As(err, &network):
+		return ResultUnreachable
+	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF):
+		return ResultUnreachable
+	default:
+		return ResultBadAnswer
+	}
+}
+
+// clip shortens what a server says of itself to what a log line can hold.
+func clip(s string) string {
+	const most = 300
+	s = strings.ToValidUTF8(s, "")
+	if len(s) > most {
+		s = strings.ToValidUTF8(s[:most], "") + "…"
+	}
+	return s
+}
+
+// bounded is a RoundTripper whose answers end with an error at a limit.
+type bounded struct {
+	next  http.RoundTripper
+	limit int64
+}
+
+func (b *bounded) RoundTrip(r *http.Request) (*http.Response, error) {
+	response, err := b.next.RoundTrip(r)
+	if err != nil {
+		return nil, err
+	}
+	if response.ContentLength > b.limit {
+		response.Body.Close() //nolint:errcheck,gosec // nothing was read
+		return nil, errTooLarge
+	}
+	response.Body = &boundedBody{response.Body, b.limit}
+	return response, nil
+}
+
+type boundedBody struct {
+	io.ReadCloser
+	left int64
+}
+
+func (b *boundedBody) Read(p []byte) (int, error) {
+	if b.left < 0 {
+		return 0, errTooLarge
+	}
+	if int64(len(p)) > b.left+1 {
+		p = p[:b.left+1]
+	}
+	n, err := b.ReadCloser.Read(p)
+	if b.left -= int64(n); b.left < 0 {
+		return 0, errTooLarge
+	}
+	return n, err
+}
