@@ -37,6 +37,7 @@ LDFLAGS := -s -w $(call kube_version,$(KUBE_VERSION)+fogsched.$(VERSION)) \
 	-X k8s.io/component-base/version.gitCommit=$(COMMIT) -X main.version=$(VERSION)
 
 CONTROL_PLANE := bin/etcd bin/kube-apiserver bin/kube-controller-manager bin/kube-scheduler bin/kwok
+PROMETHEUS_PROGRAMS := bin/prometheus bin/promtool bin/node_exporter bin/blackbox_exporter bin/smokeping_prober
 RACE = $(if $(shell command -v "$$(go env CC)"),-race)
 
 .PHONY: help
@@ -91,7 +92,7 @@ UNIT = $$(go list -f '{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}}{{end}}
 
 # The vet compiles on all cores; the tests then run one package at a time, because some of them measure time.
 .PHONY: test-integration
-test-integration: tools build ## integration tests on a real API server
+test-integration: tools build $(PROMETHEUS_PROGRAMS) ## integration tests on a real API server
 	@echo "compiling the integration tests (the first time about 2 min) …"
 	@go vet $(INTEGRATION)
 	go test -vet=off -p 1 -count=1 -timeout 20m $(INTEGRATION)
@@ -111,11 +112,12 @@ cluster_module := hack/tools/cluster/go.mod hack/tools/cluster/go.sum
 kwok_module := hack/tools/kwok/go.mod hack/tools/kwok/go.sum
 lint_module := hack/tools/lint/go.mod hack/tools/lint/go.sum
 codegen_module := hack/tools/codegen/go.mod hack/tools/codegen/go.sum
+prometheus_module := hack/tools/prometheus/go.mod hack/tools/prometheus/go.sum
 
-# $(1) module folder, $(2) package, $(3) time, $(4) linker flags
+# $(1) module folder, $(2) package, $(3) time, $(4) linker flags, $(5) build tags
 define build_tool
 	@echo "building $(@F) (once, about $(3)) …"
-	@cd hack/tools/$(1) && go build -ldflags '$(or $(4),-s -w)' -o '$(CURDIR)/$@' $(2)
+	@cd hack/tools/$(1) && go build -tags '$(5)' -ldflags '$(or $(4),-s -w)' -o '$(CURDIR)/$@' $(2)
 	@touch $@
 endef
 
@@ -142,6 +144,24 @@ bin/controller-gen: $(codegen_module)
 
 bin/gofumpt: $(codegen_module)
 	$(call build_tool,codegen,mvdan.cc/gofumpt,10 s)
+
+# Prometheus without its discovery of targets in clouds and clusters, with which it would take twice as long to build; targets
+# come from the configuration, from files or by HTTP. Its pages are not in the module, so it has no user interface.
+bin/prometheus: $(prometheus_module)
+	$(call build_tool,prometheus,github.com/prometheus/prometheus/cmd/prometheus,2 min,,remove_all_sd)
+
+bin/promtool: $(prometheus_module)
+	$(call build_tool,prometheus,github.com/prometheus/prometheus/cmd/promtool,40 s,,remove_all_sd)
+
+bin/node_exporter: $(prometheus_module)
+	$(call build_tool,prometheus,github.com/prometheus/node_exporter,10 s)
+
+bin/blackbox_exporter: $(prometheus_module)
+	$(call build_tool,prometheus,github.com/prometheus/blackbox_exporter,15 s)
+
+bin/smokeping_prober: hack/smokeping-prober.sh
+	@echo "fetching $(@F) (once, some seconds) …"
+	@hack/smokeping-prober.sh $@
 
 ##@ A real cluster on kind
 
