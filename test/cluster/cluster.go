@@ -12,7 +12,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -28,6 +27,8 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/restmapper"
+
+	"github.com/fogsched/fogsched/test/program"
 )
 
 const (
@@ -69,9 +70,9 @@ type Cluster struct {
 	mapper     *restmapper.DeferredDiscoveryRESTMapper
 
 	mu         sync.Mutex
-	processes  []*process // in the order of their start
+	processes  []*program.Process // in the order of their start
 	schedulers []*Scheduler
-	ports      []*port
+	ports      []*program.Port
 	names      map[string]bool
 	nodeIPs    int
 	stopped    bool
@@ -159,7 +160,7 @@ func (c *Cluster) startEtcd(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	url, peerURL := "https://"+client.address(), "https://"+peer.address()
+	url, peerURL := "https://"+client.Address(), "https://"+peer.Address()
 	certs := c.pki
 	args := []string{
 		"--name=etcd",
@@ -191,7 +192,7 @@ func (c *Cluster) startEtcd(ctx context.Context) (string, error) {
 		RootCAs: certs.pool, Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12,
 	}}}
 	defer hc.CloseIdleConnections()
-	return url, c.ready(ctx, p, func(ctx context.Context) error { return get(ctx, hc, url+"/readyz") })
+	return url, c.ready(ctx, p, func(ctx context.Context) error { return program.Get(ctx, hc, url+"/readyz") })
 }
 
 func (c *Cluster) startAPIServer(ctx context.Context, etcdURL string, extra []string) error {
@@ -199,12 +200,12 @@ func (c *Cluster) startAPIServer(ctx context.Context, etcdURL string, extra []st
 	if err != nil {
 		return err
 	}
-	c.url = "https://" + port.address()
+	c.url = "https://" + port.Address()
 	certs := c.pki
 	args := append([]string{
 		"--etcd-servers=" + etcdURL,
 		"--etcd-cafile=" + certs.caFile, "--etcd-certfile=" + certs.servingCert, "--etcd-keyfile=" + certs.servingKey,
-		"--bind-address=127.0.0.1", fmt.Sprintf("--secure-port=%d", port.number), "--permit-port-sharing",
+		"--bind-address=127.0.0.1", fmt.Sprintf("--secure-port=%d", port.Number()), "--permit-port-sharing",
 		// Endpoints may not hold loopback addresses, so the Service "kubernetes" goes without.
 		"--advertise-address=127.0.0.1", "--endpoint-reconciler-type=none",
 		"--cert-dir=" + filepath.Join(c.dir, "pki"),
@@ -237,7 +238,7 @@ func (c *Cluster) startAPIServer(ctx context.Context, etcdURL string, extra []st
 	if err != nil {
 		return fmt.Errorf("making an HTTP client: %w", err)
 	}
-	return c.ready(ctx, p, func(ctx context.Context) error { return get(ctx, hc, c.url+"/readyz") })
+	return c.ready(ctx, p, func(ctx context.Context) error { return program.Get(ctx, hc, c.url+"/readyz") })
 }
 
 // startControllers starts the controller manager and kwok, which do not wait for each other.
@@ -290,10 +291,10 @@ func (c *Cluster) Stop() {
 		s.Stop()
 	}
 	for _, p := range slices.Backward(processes) {
-		p.kill()
+		p.Kill()
 	}
 	for _, p := range ports {
-		p.release()
+		p.Release()
 	}
 	if c.keepDir {
 		_ = os.WriteFile(filepath.Join(c.dir, keepFile), nil, 0o600)
@@ -311,8 +312,8 @@ func (c *Cluster) Err() error {
 		return nil
 	}
 	for _, p := range c.processes {
-		if p.exited() {
-			return p.failure(errors.New("it ended"))
+		if p.Exited() {
+			return p.Failure(errors.New("it ended"))
 		}
 	}
 	return nil
@@ -347,14 +348,25 @@ func (c *Cluster) CreateNamespace(ctx context.Context, name string, labels map[s
 	})
 }
 
+func (c *Cluster) reservePort() (*program.Port, error) {
+	p, err := program.ReservePort()
+	if err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.ports = append(c.ports, p)
+	return p, nil
+}
+
 // run starts a program of the control plane, with its output in a log file.
-func (c *Cluster) run(name string, args []string) (*process, error) {
+func (c *Cluster) run(name string, args []string) (*program.Process, error) {
 	bin, err := c.binary(name)
 	if err != nil {
 		return nil, err
 	}
 	c.progress("starting " + name)
-	p, err := startProcess(name, bin, c.dir, args)
+	p, err := program.Start(name, bin, c.dir, args)
 	if err != nil {
 		return nil, err
 	}
@@ -365,11 +377,11 @@ func (c *Cluster) run(name string, args []string) (*process, error) {
 }
 
 // ready polls a check until it holds, and says how long that took.
-func (c *Cluster) ready(ctx context.Context, p *process, check func(context.Context) error) error {
-	if err := poll(ctx, p, check); err != nil {
+func (c *Cluster) ready(ctx context.Context, p *program.Process, check func(context.Context) error) error {
+	if err := program.Poll(ctx, p, check); err != nil {
 		return err
 	}
-	c.progress(fmt.Sprintf("%s is ready (%.1f s)", p.name, time.Since(p.started).Seconds()))
+	c.progress(fmt.Sprintf("%s is ready (%.1f s)", p.Name(), time.Since(p.Started()).Seconds()))
 	return nil
 }
 
@@ -377,9 +389,9 @@ func (c *Cluster) ready(ctx context.Context, p *process, check func(context.Cont
 func (c *Cluster) until(ctx context.Context, what string, check func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	err := poll(ctx, nil, func(ctx context.Context) error {
+	err := program.Poll(ctx, nil, func(ctx context.Context) error {
 		if err := c.Err(); err != nil {
-			return final{err}
+			return program.Final(err)
 		}
 		return check(ctx)
 	})
@@ -389,103 +401,17 @@ func (c *Cluster) until(ctx context.Context, what string, check func(context.Con
 	return nil
 }
 
-// final is an error that no further attempt can mend.
-type final struct{ error }
-
-// poll calls a check until it returns nil. A process that ends, or a context that does, is an error.
-func poll(ctx context.Context, p *process, check func(context.Context) error) error {
-	var exited <-chan struct{} // nil blocks: without a process there is nothing to wait for
-	fail := func(err error) error { return err }
-	if p != nil {
-		exited, fail = p.done, p.failure
-	}
-	ticker := time.NewTicker(pollInterval)
-	defer ticker.Stop()
-	var seen error
-	for {
-		err := check(ctx)
-		if err == nil {
-			return nil
-		}
-		if f, ok := errors.AsType[final](err); ok {
-			return f.error
-		}
-		// What cut a check short says less than what the one before it saw.
-		if seen == nil || ctx.Err() == nil {
-			seen = err
-		}
-		select {
-		case <-exited:
-			return fail(errors.New("it ended while starting"))
-		case <-ctx.Done():
-			return fail(fmt.Errorf("not ready in time: %w (last seen: %w)", context.Cause(ctx), seen))
-		case <-ticker.C:
-		}
-	}
-}
-
-func get(ctx context.Context, client *http.Client, url string) error {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err != nil {
-		return final{err}
-	}
-	resp, err := client.Do(req)
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s answers %s", url, resp.Status)
-	}
-	return nil
-}
-
 // BinDir is where the programs are: $FOGSCHED_BIN, else bin/ at the root of the repository.
-func BinDir() (string, error) {
-	if dir := os.Getenv("FOGSCHED_BIN"); dir != "" {
-		return filepath.Abs(dir)
-	}
-	root, err := RepoRoot()
-	if err != nil {
-		return "", err
-	}
-	return filepath.Join(root, "bin"), nil
-}
+func BinDir() (string, error) { return program.BinDir() }
 
 // RepoRoot is the folder of this module's go.mod, looked for from the working directory upwards.
-func RepoRoot() (string, error) {
-	start, err := os.Getwd()
-	if err != nil {
-		return "", fmt.Errorf("finding the repository: %w", err)
-	}
-	for dir := start; ; dir = filepath.Dir(dir) {
-		b, err := os.ReadFile(filepath.Join(dir, "go.mod"))
-		if err == nil && strings.Contains(string(b), "module github.com/fogsched/fogsched\n") {
-			return dir, nil
-		}
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return "", fmt.Errorf("finding the repository: %w", err)
-		}
-		if dir == filepath.Dir(dir) {
-			return "", fmt.Errorf("%s is not inside the fogsched repository; set FOGSCHED_BIN to the folder with the programs", start)
-		}
-	}
-}
+func RepoRoot() (string, error) { return program.RepoRoot() }
 
 // binary returns the path of a program, or an error that says how to come by it.
 func (c *Cluster) binary(name string) (string, error) {
-	path := name
-	if !strings.ContainsRune(name, filepath.Separator) {
-		path = filepath.Join(c.binDir, name)
+	target := "make tools"
+	if strings.HasPrefix(name, "fog") {
+		target = "make build"
 	}
-	if _, err := os.Stat(path); err != nil {
-		target := "make tools"
-		if strings.HasPrefix(name, "fog") {
-			target = "make build"
-		}
-		return "", fmt.Errorf("%s is missing: run `%s`", path, target)
-	}
-	return path, nil
+	return program.Path(c.binDir, name, target)
 }

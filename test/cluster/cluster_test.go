@@ -42,7 +42,7 @@ func orphan() {
 		os.Exit(1)
 	}
 	for _, p := range c.processes {
-		fmt.Println(p.cmd.Process.Pid)
+		fmt.Println(p.PID())
 	}
 	fmt.Println(c.dir)
 	select {}
@@ -323,10 +323,10 @@ func clientOf(t *testing.T, kubeconfig string) kubernetes.Interface {
 func pidsOf(c *Cluster) []int {
 	var pids []int
 	for _, p := range c.processes {
-		pids = append(pids, p.cmd.Process.Pid)
+		pids = append(pids, p.PID())
 	}
 	for _, s := range c.schedulers {
-		pids = append(pids, s.process.cmd.Process.Pid)
+		pids = append(pids, s.process.PID())
 	}
 	return pids
 }

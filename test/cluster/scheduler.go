@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"sigs.k8s.io/yaml"
+
+	"github.com/fogsched/fogsched/test/program"
 )
 
 const schedulerGrace = 10 * time.Second
@@ -36,7 +38,7 @@ type SchedulerOptions struct {
 
 // Scheduler is a running scheduler.
 type Scheduler struct {
-	process *process
+	process *program.Process
 	client  *http.Client
 	url     string
 }
@@ -75,20 +77,20 @@ func (c *Cluster) StartScheduler(ctx context.Context, opts SchedulerOptions) (*S
 		return nil, err
 	}
 	c.progress("starting " + name)
-	p, err := startProcess(name, bin, c.dir, append([]string{
+	p, err := program.Start(name, bin, c.dir, append([]string{
 		"--config=" + configFile,
 		"--authentication-kubeconfig=" + opts.Kubeconfig, "--authorization-kubeconfig=" + opts.Kubeconfig,
 		"--authorization-always-allow-paths=/healthz,/livez,/readyz,/metrics",
-		"--bind-address=127.0.0.1", fmt.Sprintf("--secure-port=%d", port.number), "--permit-port-sharing",
+		"--bind-address=127.0.0.1", fmt.Sprintf("--secure-port=%d", port.Number()), "--permit-port-sharing",
 		"--tls-cert-file=" + c.pki.servingCert, "--tls-private-key-file=" + c.pki.servingKey,
 	}, opts.ExtraArgs...))
 	if err != nil {
 		return nil, err
 	}
-	s := &Scheduler{process: p, url: "https://" + port.address(), client: &http.Client{Transport: &http.Transport{
+	s := &Scheduler{process: p, url: "https://" + port.Address(), client: &http.Client{Transport: &http.Transport{
 		TLSClientConfig: &tls.Config{RootCAs: c.pki.pool, MinVersion: tls.VersionTLS12},
 	}}}
-	if err := c.ready(ctx, p, func(ctx context.Context) error { return get(ctx, s.client, s.url+"/readyz") }); err != nil {
+	if err := c.ready(ctx, p, func(ctx context.Context) error { return program.Get(ctx, s.client, s.url+"/readyz") }); err != nil {
 		s.Stop()
 		return nil, err
 	}
@@ -100,21 +102,21 @@ func (c *Cluster) StartScheduler(ctx context.Context, opts SchedulerOptions) (*S
 
 // Stop asks the scheduler to end and waits until it is gone. It may be called more than once.
 func (s *Scheduler) Stop() {
-	s.process.terminate(schedulerGrace)
+	s.process.Terminate(schedulerGrace)
 	s.client.CloseIdleConnections()
 }
 
 // Kill ends the scheduler as a crash would.
-func (s *Scheduler) Kill() { s.process.kill() }
+func (s *Scheduler) Kill() { s.process.Kill() }
 
 // Done is closed when the scheduler has ended, whoever ended it.
-func (s *Scheduler) Done() <-chan struct{} { return s.process.done }
+func (s *Scheduler) Done() <-chan struct{} { return s.process.Done() }
 
 // PID returns the id of the scheduler's process.
-func (s *Scheduler) PID() int { return s.process.cmd.Process.Pid }
+func (s *Scheduler) PID() int { return s.process.PID() }
 
 // LogPath returns the file that holds what the scheduler printed.
-func (s *Scheduler) LogPath() string { return s.process.log }
+func (s *Scheduler) LogPath() string { return s.process.Log() }
 
 // Metrics returns the scheduler's metrics in the text format.
 func (s *Scheduler) Metrics(ctx context.Context) (string, error) { return s.Get(ctx, "/metrics") }

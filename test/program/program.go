@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package cluster
+// Package program runs the programs that tests need as children on loopback: each in a process group of its own, with its output in
+// a file, gone when this process is, and ready by a condition.
+package program
 
 import (
 	"fmt"
@@ -14,8 +16,8 @@ import (
 	"time"
 )
 
-// process is a child that dies with this process.
-type process struct {
+// Process is a child that dies with this process. Its methods are safe for concurrent use.
+type Process struct {
 	name    string
 	log     string
 	started time.Time
@@ -37,8 +39,10 @@ var spawner = sync.OnceValue(func() chan<- func() {
 	return work
 })
 
-func startProcess(name, bin, dir string, args []string) (*process, error) {
-	log, err := os.Create(filepath.Join(dir, name+".log"))
+// Start runs the program bin in the folder dir, which becomes its home as well; its output is added to name.log there. End it with
+// Terminate or Kill.
+func Start(name, bin, dir string, args []string) (*Process, error) {
+	log, err := os.OpenFile(filepath.Join(dir, name+".log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("starting %s: %w", name, err)
 	}
@@ -56,7 +60,7 @@ func startProcess(name, bin, dir string, args []string) (*process, error) {
 	if err := <-started; err != nil {
 		return nil, fmt.Errorf("starting %s: %w", name, err)
 	}
-	p := &process{name: name, log: log.Name(), started: time.Now(), cmd: cmd, done: make(chan struct{})}
+	p := &Process{name: name, log: log.Name(), started: time.Now(), cmd: cmd, done: make(chan struct{})}
 	go func() {
 		defer close(p.done)
 		_ = cmd.Wait()
@@ -65,7 +69,23 @@ func startProcess(name, bin, dir string, args []string) (*process, error) {
 	return p, nil
 }
 
-func (p *process) exited() bool {
+// Done is closed when the process has ended, whoever ended it.
+func (p *Process) Done() <-chan struct{} { return p.done }
+
+// PID returns the id of the process.
+func (p *Process) PID() int { return p.cmd.Process.Pid }
+
+// Log returns the file that holds what the process printed.
+func (p *Process) Log() string { return p.log }
+
+// Name returns the name that the process was started under.
+func (p *Process) Name() string { return p.name }
+
+// Started returns when the process was started.
+func (p *Process) Started() time.Time { return p.started }
+
+// Exited says whether the process has ended.
+func (p *Process) Exited() bool {
 	select {
 	case <-p.done:
 		return true
@@ -74,35 +94,35 @@ func (p *process) exited() bool {
 	}
 }
 
-// terminate asks the process to end, and ends it when it has not within the grace period.
-func (p *process) terminate(grace time.Duration) {
-	p.signal(syscall.SIGTERM)
+// Terminate asks the process to end, and ends it when it has not within the grace period.
+func (p *Process) Terminate(grace time.Duration) {
+	p.Signal(syscall.SIGTERM)
 	timer := time.NewTimer(grace)
 	defer timer.Stop()
 	select {
 	case <-p.done:
 	case <-timer.C:
-		p.kill()
+		p.Kill()
 	}
 }
 
-// kill ends the process and waits until it is gone.
-func (p *process) kill() {
-	p.signal(syscall.SIGKILL)
+// Kill ends the process and waits until it is gone.
+func (p *Process) Kill() {
+	p.Signal(syscall.SIGKILL)
 	<-p.done
 }
 
-// signal reaches the whole process group. It does nothing once the process was waited for, when its id may be another's.
-func (p *process) signal(sig syscall.Signal) {
-	if !p.exited() {
+// Signal reaches the whole process group. It does nothing once the process was waited for, when its id may be another's.
+func (p *Process) Signal(sig syscall.Signal) {
+	if !p.Exited() {
 		_ = syscall.Kill(-p.cmd.Process.Pid, sig)
 	}
 }
 
-// failure is an error that ends with the last lines of the log.
-func (p *process) failure(err error) error {
+// Failure is an error that ends with the last lines of the log.
+func (p *Process) Failure(err error) error {
 	how := ""
-	if p.exited() {
+	if p.Exited() {
 		how = " (" + p.state + ")"
 	}
 	return fmt.Errorf("%s%s: %w; the end of %s:\n%s", p.name, how, err, p.log, tail(p.log, 15))
