@@ -97,6 +97,12 @@ var (
 		Help: "Annotations and policies that were not used because they are invalid.",
 	}, []string{"kind"})
 
+	// DemandsUnused counts the times that a demand could not be used and all clients counted the same.
+	DemandsUnused = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "fogsched_nodelatency_demands_unused_total",
+		Help: "Entries whose clients all counted the same although they name a demand, by reason: undefined (no demand of that name in the args) or unknown (no value for any client's node, or all are 0).",
+	}, []string{"reason"})
+
 	// Woken counts the pods that were sent back to the queue because a limit can be kept now.
 	Woken = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "fogsched_nodelatency_pods_woken_total",
@@ -147,7 +153,7 @@ func Register(register func(...prometheus.Collector)) {
 			CoordinatesRejected.WithLabelValues("nodelatency", string(r))
 		}
 		register(SamplesRejected, SamplesAccepted, CoordinatesRejected, Coordinates, DisputedPairs, DistrustedNodes, SnapshotTimestamp, NewestSampleTimestamp, Pairs, MeasuredPairs,
-			InterestNodes, Decisions, LimitsBroken, BadIntents, Woken, Panics,
+			InterestNodes, Decisions, LimitsBroken, BadIntents, DemandsUnused, Woken, Panics,
 			PrometheusQueries, PrometheusQueryDuration, PrometheusQueryTimestamp, PrometheusSeries)
 	})
 }

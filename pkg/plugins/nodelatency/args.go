@@ -3,16 +3,20 @@
 package nodelatency
 
 import (
+	"cmp"
 	"fmt"
+	"regexp"
 	"strings"
 	"time"
 
+	"github.com/prometheus/common/model"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/fogsched/fogsched/pkg/plugins/internal"
+	"github.com/fogsched/fogsched/pkg/source/prometheus"
 	"github.com/fogsched/fogsched/pkg/store"
 )
 
@@ -31,12 +35,55 @@ type Args struct {
 	// of them measure these. It must exist. Default none: then probers measure what they choose themselves, which is all pairs up
 	// to 33 nodes.
 	Interest string `json:"interest,omitempty"`
+
+	// Prometheus brings latencies that other probers measure, and the demand of clients. Default none.
+	Prometheus *PrometheusArgs `json:"prometheus,omitempty"`
+}
+
+// PrometheusArgs say where a Prometheus is and what it is asked for.
+type PrometheusArgs struct {
+	prometheus.Config `json:",inline"`
+
+	// Demands are the per-node weights that a client entry's demand can name. Default none.
+	Demands []DemandArgs `json:"demands,omitempty"`
+}
+
+// DemandArgs define one demand: how much traffic comes from each node.
+type DemandArgs struct {
+	// Name is what policies call it: a DNS label.
+	Name string `json:"name"`
+	// Query is PromQL with one series a node, whose value is 0 or more, in any unit. What has no value counts as the median of the
+	// others.
+	Query string `json:"query"`
+	// Time is PromQL of the Unix times of the newest samples behind the values, with the same label. Default timestamp(QUERY), which is
+	// right where the query is a plain selector.
+	Time string `json:"time,omitempty"`
+	// NodeLabel is the label that names the node: by its name, InternalIP, hostname, or the IP of a pod on it, with a port or without.
+	// Default "node".
+	NodeLabel string `json:"nodeLabel,omitempty"`
+	// NodeRegexp finds the node's name in the label, as its first group, where the label as a whole names no node. Default none.
+	NodeRegexp string `json:"nodeRegexp,omitempty"`
+}
+
+const defaultNodeLabel = "node"
+
+func (a *DemandArgs) regexp() *regexp.Regexp {
+	if a.NodeRegexp == "" {
+		return nil
+	}
+	return regexp.MustCompile(a.NodeRegexp) // it was validated
 }
 
 func getArgs(obj runtime.Object) (*Args, error) {
 	args := &Args{MaxAge: metav1.Duration{Duration: store.DefaultMaxAge}}
 	if err := internal.DecodeArgs(Name, obj, args); err != nil {
 		return nil, err
+	}
+	if p := args.Prometheus; p != nil {
+		p.Default()
+		for i := range p.Demands {
+			p.Demands[i].NodeLabel = cmp.Or(p.Demands[i].NodeLabel, defaultNodeLabel)
+		}
 	}
 	if errs := validateArgs(args); len(errs) > 0 {
 		return nil, fmt.Errorf("pluginConfig of %s: %w", Name, errs.ToAggregate())
@@ -57,6 +104,37 @@ func validateArgs(args *Args) field.ErrorList {
 		namespace, name, ok := strings.Cut(args.Interest, "/")
 		if !ok || len(validation.IsDNS1123Label(namespace)) > 0 || len(validation.IsDNS1123Subdomain(name)) > 0 {
 			errs = append(errs, field.Invalid(path.Child("interest"), args.Interest, "must be NAMESPACE/NAME of a ConfigMap, as in fogsched-system/fogprobe-interest"))
+		}
+	}
+	if args.Prometheus != nil {
+		errs = append(errs, validatePrometheus(args.Prometheus, path.Child("prometheus"))...)
+	}
+	return errs
+}
+
+func validatePrometheus(args *PrometheusArgs, path *field.Path) field.ErrorList {
+	errs := args.Validate(path)
+	if len(args.Demands) == 0 {
+		errs = append(errs, field.Required(path.Child("demands"), "this Prometheus is asked for nothing: name what to ask, or leave prometheus out"))
+	}
+	names := map[string]bool{}
+	for i := range args.Demands {
+		d, path := &args.Demands[i], path.Child("demands").Index(i)
+		switch {
+		case len(validation.IsDNS1123Label(d.Name)) > 0:
+			errs = append(errs, field.Invalid(path.Child("name"), d.Name, "must be a DNS label, as in http-ingress"))
+		case names[d.Name]:
+			errs = append(errs, field.Duplicate(path.Child("name"), d.Name))
+		}
+		names[d.Name] = true
+		if strings.TrimSpace(d.Query) == "" {
+			errs = append(errs, field.Required(path.Child("query"), "PromQL with one series a node"))
+		}
+		if !model.UTF8Validation.IsValidLabelName(d.NodeLabel) {
+			errs = append(errs, field.Invalid(path.Child("nodeLabel"), d.NodeLabel, "must be the name of a label"))
+		}
+		if re, err := regexp.Compile(d.NodeRegexp); d.NodeRegexp != "" && (err != nil || re.NumSubexp() == 0) {
+			errs = append(errs, field.Invalid(path.Child("nodeRegexp"), d.NodeRegexp, "must be a regular expression with a group, as in ^path_(.+)$"))
 		}
 	}
 	return errs

@@ -4,7 +4,9 @@ package nodelatency
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -27,6 +29,7 @@ import (
 	"github.com/fogsched/fogsched/pkg/latency"
 	"github.com/fogsched/fogsched/pkg/plugins/internal"
 	"github.com/fogsched/fogsched/pkg/source/nodelatency"
+	"github.com/fogsched/fogsched/pkg/source/prometheus"
 	"github.com/fogsched/fogsched/pkg/source/zones"
 	"github.com/fogsched/fogsched/pkg/store"
 )
@@ -47,6 +50,7 @@ type engine struct {
 	catalog *catalog
 	waker   *waker
 	guard   *internal.Guard
+	demands *demands // nil where none is defined
 
 	// ready is set when the first cycles need not wait any more.
 	ready  atomic.Bool
@@ -68,14 +72,18 @@ var engines = struct {
 
 type engineKey struct {
 	factory informers.SharedInformerFactory
-	args    Args
+	args    string // as JSON
 }
 
 // sharedEngine returns the engine for these arguments, started if it is the first of them.
 func sharedEngine(ctx context.Context, args *Args, handle fwk.Handle) (*engine, error) {
 	engines.Lock()
 	defer engines.Unlock()
-	key := engineKey{handle.SharedInformerFactory(), *args}
+	text, err := json.Marshal(args)
+	if err != nil {
+		return nil, err
+	}
+	key := engineKey{handle.SharedInformerFactory(), string(text)}
 	if e, ok := engines.m[key]; ok {
 		return e, nil
 	}
@@ -89,6 +97,9 @@ func sharedEngine(ctx context.Context, args *Args, handle fwk.Handle) (*engine, 
 	ctx = klog.NewContext(ctx, klog.LoggerWithName(klog.FromContext(ctx), Name))
 	e := newEngine(store.New(args.MaxAge.Duration, table))
 	if err := e.follow(handle.SharedInformerFactory()); err != nil {
+		return nil, err
+	}
+	if err := e.ask(ctx, args.Prometheus, handle.SharedInformerFactory()); err != nil {
 		return nil, err
 	}
 	e.start(ctx)
@@ -114,6 +125,32 @@ func sharedEngine(ctx context.Context, args *Args, handle fwk.Handle) (*engine, 
 		delete(engines.m, key)
 	})
 	return e, nil
+}
+
+// ask starts the loops that ask Prometheus, where there is one. They begin when the caches are full, because what is asked for is joined to
+// nodes, and hold up nothing.
+func (e *engine) ask(ctx context.Context, args *PrometheusArgs, factory informers.SharedInformerFactory) error {
+	if args == nil {
+		return nil
+	}
+	c, err := prometheus.NewClient(&args.Config)
+	if err != nil {
+		return fmt.Errorf("args.prometheus: %w", err)
+	}
+	core := factory.Core().V1()
+	cluster := prometheus.Cluster{Nodes: core.Nodes().Lister(), Pods: core.Pods().Lister()}
+	synced := slices.Clone(e.synced)
+	if len(args.Demands) > 0 {
+		d := newDemands(args.Demands)
+		d.client, d.cluster, d.interval, d.maxAge = c, cluster, args.Interval.Duration, args.MaxAge.Duration
+		e.demands = d
+		go func() {
+			if cache.WaitForCacheSync(ctx.Done(), synced...) {
+				d.run(ctx)
+			}
+		}()
+	}
+	return nil
 }
 
 // newEngine returns an engine whose loops do not run yet.

@@ -773,7 +773,7 @@ func TestEstimatesSayWhatTheyAre(t *testing.T) {
 
 	f.policy("web", "web", spec)
 	f.place("web", "b")
-	st := computeStatus(f.plugin.engine.catalog.allPolicies()[nn("default", "web")], f.plugin.engine.store.Snapshot())
+	st := computeStatus(f.plugin.engine.catalog.allPolicies()[nn("default", "web")], f.plugin.engine.store.Snapshot(), nil)
 	e := st.Entries[0]
 	if st.Worst != "b → a (20ms, coordinate ±22%)" || e.Provenance != "coordinate" || e.Error != "±22%" || e.Worst.Provenance != "coordinate" ||
 		e.Worst.Error != "±22%" || e.UnmeasuredPairs != 1 || st.Conditions[0].Reason != v1alpha1.ReasonUnmeasured {

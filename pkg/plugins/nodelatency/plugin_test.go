@@ -29,6 +29,7 @@ import (
 	"github.com/fogsched/fogsched/pkg/apis/fogsched/v1alpha1"
 	"github.com/fogsched/fogsched/pkg/latency"
 	"github.com/fogsched/fogsched/pkg/metrics"
+	"github.com/fogsched/fogsched/pkg/source/prometheus"
 	"github.com/fogsched/fogsched/pkg/source/zones"
 )
 
@@ -64,6 +65,31 @@ func TestArgs(t *testing.T) {
 		"a ConfigMap whose name is none": {
 			in:        raw(`{"interest":"fogsched-system/a/b"}`),
 			wantError: `pluginConfig of NodeLatency: args.interest: Invalid value: "fogsched-system/a/b": must be NAMESPACE/NAME of a ConfigMap, as in fogsched-system/fogprobe-interest`,
+		},
+		"a demand": {
+			in: raw("prometheus: {address: 'http://prometheus:9090', demands: [{name: ingress, query: 'sum by (node) (rate(requests[5m]))'}]}"),
+			want: Args{
+				MaxAge: metav1.Duration{Duration: 5 * time.Minute},
+				Prometheus: &PrometheusArgs{
+					Config: prometheus.Config{
+						Address: "http://prometheus:9090", Interval: metav1.Duration{Duration: 30 * time.Second},
+						Timeout: metav1.Duration{Duration: 10 * time.Second}, MaxAge: metav1.Duration{Duration: 5 * time.Minute},
+					},
+					Demands: []DemandArgs{{Name: "ingress", Query: "sum by (node) (rate(requests[5m]))", NodeLabel: "node"}},
+				},
+			},
+		},
+		"bad demands": {
+			in: raw(`{"prometheus":{"address":"http://prometheus:9090","demands":[{"name":"In"},{"name":"a","query":"x","nodeRegexp":"a+"},{"name":"a","query":"x","nodeLabel":"\u0000\ufffe","nodeRegexp":"("}]}}`),
+			wantError: `pluginConfig of NodeLatency: [args.prometheus.demands[0].name: Invalid value: "In": must be a DNS label, as in http-ingress, ` +
+				`args.prometheus.demands[0].query: Required value: PromQL with one series a node, ` +
+				`args.prometheus.demands[1].nodeRegexp: Invalid value: "a+": must be a regular expression with a group, as in ^path_(.+)$, ` +
+				`args.prometheus.demands[2].name: Duplicate value: "a", ` +
+				`args.prometheus.demands[2].nodeRegexp: Invalid value: "(": must be a regular expression with a group, as in ^path_(.+)$]`,
+		},
+		"a field of a demand that is none": {
+			in:        raw(`{"prometheus":{"address":"http://prometheus:9090","demands":[{"name":"a","promql":"x"}]}}`),
+			wantError: `pluginConfig of NodeLatency: args.prometheus: Invalid value: {"address":"http://prometheus:9090","demands":[{"name":"a","promql":"x"}]}: unknown field "prometheus.demands[0].promql"`,
 		},
 		"the bounds of maxAge": {in: raw(`{"maxAge":"24h"}`), want: Args{MaxAge: metav1.Duration{Duration: 24 * time.Hour}}},
 		"an unknown field": {
@@ -574,7 +600,7 @@ func TestComputeStatus(t *testing.T) {
 			f.place("redis", "a")
 			f.policy("web", "web", tt.spec)
 			f.place("web", tt.web...)
-			st := computeStatus(f.plugin.engine.catalog.allPolicies()[nn("default", "web")], f.plugin.engine.store.Snapshot())
+			st := computeStatus(f.plugin.engine.catalog.allPolicies()[nn("default", "web")], f.plugin.engine.store.Snapshot(), nil)
 			typical := "-"
 			if st.Typical != nil {
 				typical = st.Typical.Duration.String()
@@ -601,7 +627,7 @@ func TestInvalidPolicy(t *testing.T) {
 	if o := f.schedule(makePod("web").app("web").obj()); o.order() != "" {
 		t.Errorf("an invalid policy orders the nodes %s", o.order())
 	}
-	st := computeStatus(f.plugin.engine.catalog.allPolicies()[nn("default", "web")], f.plugin.engine.store.Snapshot())
+	st := computeStatus(f.plugin.engine.catalog.allPolicies()[nn("default", "web")], f.plugin.engine.store.Snapshot(), nil)
 	if c := st.Conditions[0]; c.Status != metav1.ConditionFalse || c.Reason != v1alpha1.ReasonInvalid || !strings.HasPrefix(c.Message, "spec.dependencies[0].weight: Invalid value: 0") {
 		t.Errorf("condition %+v", c)
 	}

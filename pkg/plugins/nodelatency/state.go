@@ -16,7 +16,9 @@ import (
 
 // state is what one scheduling cycle knows. PreFilter makes it; what the later extension points write is theirs alone.
 type state struct {
-	snap    *latency.Snapshot
+	snap *latency.Snapshot
+	// demand returns what each of the nodes demands; nil where all count the same.
+	demand  func(name string, nodes []index.NodeCount) map[string]float32
 	entries []entry
 	// limits exclude nodes, or rank them behind; hard tells whether one of them excludes.
 	limits []limit
@@ -124,7 +126,7 @@ func (e *engine) wantsOf(pod *v1.Pod) wants {
 
 // compile turns what a pod wants into rows. limitsOnly leaves out what only scoring needs.
 func (e *engine) compile(pod *v1.Pod, w *wants, limitsOnly bool) *state {
-	s := &state{snap: e.store.Snapshot(), best: -1, second: -1}
+	s := &state{snap: e.store.Snapshot(), best: -1, second: -1, demand: e.demandOf}
 	revision := index.RevisionOf(pod)
 	for _, b := range w.own {
 		for i := range b.entries {
@@ -164,7 +166,7 @@ func (e *engine) compile(pod *v1.Pod, w *wants, limitsOnly bool) *state {
 			if ce.Role == intent.Client {
 				standIn := *c.entry
 				limitless := *c.entry.Entry
-				limitless.Limit = 0
+				limitless.Limit, limitless.Demand = 0, ce.Demand
 				standIn.Entry = &limitless
 				s.add(c.by.Name, &standIn, intent.Client, ce.targets(), peers, revision, true)
 			}
@@ -180,7 +182,12 @@ func (s *state) add(name string, be *boundEntry, role intent.Role, targets, peer
 		direction = latency.FromTarget
 	}
 	routing := be.routing()
-	ts := s.targets(targets, direction, be.Statistic, maxTargets)
+	// Who demands nothing now is left out of the cost; a limit is kept for all.
+	var demand map[string]float32
+	if be.Demand != "" && role == intent.Client {
+		demand = s.demand(be.Demand, targets)
+	}
+	ts := s.targets(targets, direction, be.Statistic, maxTargets, demand)
 	if len(ts) == 0 {
 		return
 	}
@@ -193,7 +200,9 @@ func (s *state) add(name string, be *boundEntry, role intent.Role, targets, peer
 	}
 	en := entry{
 		Entry: build(ts), intent: name, path: be.Path, target: be.Target(), statistic: be.Statistic, direction: direction,
-		other: func() placement.Entry { return build(s.targets(targets, direction, 1-be.Statistic, maxTargets)) },
+		other: func() placement.Entry {
+			return build(s.targets(targets, direction, 1-be.Statistic, maxTargets, demand))
+		},
 	}
 	if reverse {
 		en.target = "callers of " + be.Target()
@@ -203,8 +212,8 @@ func (s *state) add(name string, be *boundEntry, role intent.Role, targets, peer
 			entry: be, intent: name, hard: be.Hard && !reverse, rejectUnmeasured: be.RejectUnmeasured, reverse: reverse,
 		}
 		ts := ts
-		if len(targets) > maxTargets {
-			ts = s.targets(targets, direction, be.Statistic, len(targets))
+		if len(targets) > maxTargets || demand != nil {
+			ts = s.targets(targets, direction, be.Statistic, len(targets), nil)
 		}
 		if role == intent.Client {
 			l.Limit = placement.NewReplicaLimit(be.Limit, routing, ts, ps, !be.RejectUnmeasured)
@@ -223,19 +232,27 @@ func (s *state) add(name string, be *boundEntry, role intent.Role, targets, peer
 const maxTargets = 256
 
 // targets finds the rows of nodes, revisions on one node added up. All distances of a node that the snapshot does not know are
-// unknown; it is not left out, because a limit must not be kept for want of knowing its target.
-func (s *state) targets(nodes []index.NodeCount, d latency.Direction, st latency.Statistic, limit int) []placement.Target {
+// unknown; it is not left out, because a limit must not be kept for want of knowing its target. demand, where it is not nil, is what each
+// node counts, in place of the pods on it; nodes that demand nothing are left out.
+func (s *state) targets(nodes []index.NodeCount, d latency.Direction, st latency.Statistic, limit int, demand map[string]float32) []placement.Target {
 	stride := 1 + (len(nodes)-1)/max(limit, 1)
 	ts := make([]placement.Target, 0, min(len(nodes), limit))
 	last := ""
 	for i := 0; i < len(nodes); i += stride {
 		nc := nodes[i]
 		if nc.Node == last { // the list is in the order of names
-			ts[len(ts)-1].Mass += float32(nc.Count)
+			if demand == nil {
+				ts[len(ts)-1].Mass += float32(nc.Count)
+			}
 			continue
 		}
 		last = nc.Node
 		t := placement.Target{Node: -1, Mass: float32(nc.Count)}
+		if demand != nil {
+			if t.Mass = demand[nc.Node]; t.Mass == 0 {
+				continue
+			}
+		}
 		if n, ok := s.snap.Index(nc.Node); ok {
 			t.Row, t.Node = s.snap.Row(n, d, st), n
 		} else {

@@ -5,6 +5,8 @@ package nodelatency
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -78,7 +80,7 @@ func (w *statusWriter) tick(ctx context.Context) {
 }
 
 func (w *statusWriter) write(ctx context.Context, key types.NamespacedName, p *policy, snap *latency.Snapshot) error {
-	now := computeStatus(p, snap)
+	now := computeStatus(p, snap, w.engine.demands)
 	p.statusMu.Lock()
 	known := p.status
 	p.statusMu.Unlock()
@@ -97,6 +99,9 @@ func (w *statusWriter) write(ctx context.Context, key types.NamespacedName, p *p
 	}
 	old := obj.Status
 	conditions := append([]metav1.Condition(nil), old.Conditions...)
+	conditions = slices.DeleteFunc(conditions, func(c metav1.Condition) bool {
+		return c.Type == v1alpha1.ConditionDemandKnown && meta.FindStatusCondition(now.Conditions, c.Type) == nil
+	})
 	for _, c := range now.Conditions {
 		meta.SetStatusCondition(&conditions, c)
 	}
@@ -119,6 +124,9 @@ func (w *statusWriter) write(ctx context.Context, key types.NamespacedName, p *p
 func worthWriting(old, now *v1alpha1.LatencyPolicyStatus) bool {
 	if old.ObservedGeneration != now.ObservedGeneration || old.Pods != now.Pods || len(old.Entries) != len(now.Entries) ||
 		moved(old.Typical, now.Typical) || moved(old.Tail, now.Tail) {
+		return true
+	}
+	if meta.FindStatusCondition(old.Conditions, v1alpha1.ConditionDemandKnown) != nil && meta.FindStatusCondition(now.Conditions, v1alpha1.ConditionDemandKnown) == nil {
 		return true
 	}
 	for _, c := range now.Conditions {
@@ -147,7 +155,7 @@ func moved(old, now *metav1.Duration) bool {
 }
 
 // computeStatus says what holds of a policy.
-func computeStatus(p *policy, snap *latency.Snapshot) v1alpha1.LatencyPolicyStatus {
+func computeStatus(p *policy, snap *latency.Snapshot, d *demands) v1alpha1.LatencyPolicyStatus {
 	st := v1alpha1.LatencyPolicyStatus{ObservedGeneration: p.generation}
 	condition := metav1.Condition{Type: v1alpha1.ConditionLimitsKept, Status: metav1.ConditionUnknown, ObservedGeneration: p.generation}
 	if p.bound == nil {
@@ -162,6 +170,7 @@ func computeStatus(p *policy, snap *latency.Snapshot) v1alpha1.LatencyPolicyStat
 	var typical, tail mean
 	var worst *inUse
 	limited, broken, unmeasured, untargeted := 0, int32(0), int32(0), 0
+	var demanded []demandOf
 	for i := range p.bound.entries {
 		e := &p.bound.entries[i]
 		es := v1alpha1.EntryStatus{Entry: e.Path, Target: e.Target()}
@@ -172,10 +181,16 @@ func computeStatus(p *policy, snap *latency.Snapshot) v1alpha1.LatencyPolicyStat
 			}
 		}
 		callers, servers := governed, targets
+		var demand map[string]float32
 		if e.Role == intent.Client {
 			callers, servers = targets, governed
+			if e.Demand != "" {
+				var k knowledge
+				demand, k = d.weigh(e.Demand, targets)
+				demanded = append(demanded, demandOf{e.Demand, k, demand != nil})
+			}
 		}
-		u := use(snap, callers, servers, e.routing(), e.Statistic)
+		u := use(snap, callers, servers, e.routing(), e.Statistic, demand)
 		es.Typical, es.Tail = u.typical.duration(), u.tail.duration()
 		if u.provenance != latency.Unknown {
 			es.Provenance, es.Error = u.provenance.String(), latency.FormatError(u.err)
@@ -235,7 +250,42 @@ func computeStatus(p *policy, snap *latency.Snapshot) v1alpha1.LatencyPolicyStat
 		condition.Status, condition.Reason, condition.Message = metav1.ConditionTrue, v1alpha1.ReasonKept, "every limit holds"
 	}
 	st.Conditions = []metav1.Condition{condition}
+	if len(demanded) > 0 {
+		st.Conditions = append(st.Conditions, demandCondition(demanded, p.generation))
+	}
 	return st
+}
+
+// demandOf is a demand that an entry names, and what is known of it.
+type demandOf struct {
+	name string
+	knowledge
+	used bool
+}
+
+// demandCondition says whether the demands that a policy names are known. The first that is not decides.
+func demandCondition(demanded []demandOf, generation int64) metav1.Condition {
+	c := metav1.Condition{Type: v1alpha1.ConditionDemandKnown, Status: metav1.ConditionTrue, ObservedGeneration: generation, Reason: v1alpha1.ReasonKnown}
+	known := make([]string, 0, len(demanded))
+	for _, d := range demanded {
+		switch {
+		case !d.defined:
+			c.Status, c.Reason = metav1.ConditionFalse, v1alpha1.ReasonDemandUndefined
+			c.Message = fmt.Sprintf("the scheduler's configuration defines no demand %s (args.prometheus.demands of %s): all clients count the same", d.name, Name)
+			return c
+		case d.known == 0 && d.nodes > 0:
+			c.Status, c.Reason = metav1.ConditionFalse, v1alpha1.ReasonDemandUnknown
+			c.Message = fmt.Sprintf("demand %s is known of none of the clients' nodes: all clients count the same", d.name)
+			return c
+		}
+		text := fmt.Sprintf("demand %s is known of %s", d.name, d.knowledge)
+		if !d.used && d.nodes > 0 {
+			text += ", and 0 everywhere: all clients count the same"
+		}
+		known = append(known, text)
+	}
+	c.Message = strings.Join(known, "; ")
+	return c
 }
 
 // usage is what the calls from callers to servers see.
@@ -268,7 +318,9 @@ func (u *usage) exceeding(limit time.Duration) (n int32) {
 }
 
 // use follows the calls: Nearest goes to the nearest server that is known, Any to all of them.
-func use(snap *latency.Snapshot, callers, servers []index.NodeCount, routing placement.Routing, statistic latency.Statistic) usage {
+//
+// demand, where it is not nil, is what each of the callers' nodes counts, in place of the callers on it.
+func use(snap *latency.Snapshot, callers, servers []index.NodeCount, routing placement.Routing, statistic latency.Statistic, demand map[string]float32) usage {
 	var u usage
 	pair := func(from, to int32) inUse {
 		e := snap.Estimate(from, to)
@@ -297,6 +349,10 @@ func use(snap *latency.Snapshot, callers, servers []index.NodeCount, routing pla
 	stride := 1 + len(callers)*len(servers)/maxStatusPairs
 	for i := 0; i < len(callers); i += stride {
 		c := callers[i]
+		mass := float32(c.Count)
+		if demand != nil {
+			mass = demand[c.Node]
+		}
 		from, ok := snap.Index(c.Node)
 		if !ok {
 			u.unmeasured++
@@ -313,13 +369,13 @@ func use(snap *latency.Snapshot, callers, servers []index.NodeCount, routing pla
 			}
 			p := pair(from, to)
 			if routing == placement.Any {
-				count(p, float32(c.Count)*float32(s.Count))
+				count(p, mass*float32(s.Count))
 			} else if p.rtt.Known() && (!nearest.rtt.Known() || p.micros < nearest.micros) {
 				nearest = p
 			}
 		}
 		if routing == placement.Nearest && len(servers) > 0 {
-			count(nearest, float32(c.Count))
+			count(nearest, mass)
 		}
 	}
 	return u

@@ -234,6 +234,16 @@ const (
 	ReasonInvalid    = "Invalid" // the policy came past admission all the same, and does nothing
 )
 
+// ConditionDemandKnown is there while an entry names a demand, and True while what it names is known.
+const ConditionDemandKnown = "DemandKnown"
+
+// Reasons of ConditionDemandKnown.
+const (
+	ReasonKnown           = "Known"
+	ReasonDemandUndefined = "Undefined" // the scheduler's configuration has no demand of that name
+	ReasonDemandUnknown   = "Unknown"   // there is no current value for any client's node
+)
+
 // LatencyPolicyStatus is what holds now.
 type LatencyPolicyStatus struct {
 	// observedGeneration is the generation of the spec that this status is about.
