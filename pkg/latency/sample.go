@@ -64,6 +64,11 @@ type Report struct {
 	Starved bool
 	// Refresh is the time within which the node reports again, however little changed; 0 where it does not say.
 	Refresh time.Duration
+	// MaxAge is the age above which the samples say nothing any more; 0: the store's own.
+	MaxAge time.Duration
+	// RankingOnly says that the samples are no RTTs, but larger where the RTT is. They stand for pairs of which nothing but coordinates
+	// is known, are never held against an RTT, and no limit rests on them.
+	RankingOnly bool
 }
 
 // Sample is what a source reports of the pair From → To, unchecked.
@@ -88,13 +93,14 @@ type Provenance uint8
 const (
 	Unknown    Provenance = iota
 	Coordinate            // predicted from network coordinates
+	Ranking               // measured, but no RTT: see Report.RankingOnly
 	Zone                  // between two zones, not between these two nodes
 	Reverse               // the other direction was measured
 	Measured              // measured from the caller to the callee
 	Local                 // the same node: no network between
 )
 
-var provenanceNames = [...]string{"unknown", "coordinate", "zone", "reverse", "measured", "local"}
+var provenanceNames = [...]string{"unknown", "coordinate", "ranking", "zone", "reverse", "measured", "local"}
 
 // String returns the provenance in lower case, as it stands in annotations and metrics.
 func (p Provenance) String() string {

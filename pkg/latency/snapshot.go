@@ -77,6 +77,9 @@ type Picture struct {
 	Index map[string]int32
 	// Edges are what each node says, by its number: in ascending order of To, one a target, none to itself.
 	Edges [][]Edge
+	// Rankings are like Edges, but what they measured is no RTT: see Report.RankingOnly. The slice may be nil. They are apart from the
+	// edges so that nothing that is said of RTTs can be said of them.
+	Rankings [][]Edge
 	// Coordinates are the nodes' own, by number, all of which passed Check; where Error is 0 a node has none. The slice may be nil.
 	Coordinates []NetworkCoordinate
 	// Zones may be nil.
@@ -93,6 +96,9 @@ type Snapshot struct {
 	index       map[string]int32
 	out         [][]Edge
 	in          [][]incoming
+	// rankings, and what leads to a node among them; nil where there are none.
+	rankings    [][]Edge
+	rankingsIn  [][]incoming
 	noise       float32
 	coordinates []NetworkCoordinate
 	// radius has, for each node, the distance in microseconds within which there is no node that it did not measure; nil without
@@ -123,6 +129,9 @@ func newSnapshot(p *Picture, in [][]incoming, twins [][]int32) *Snapshot {
 		for i := range p.Edges {
 			s.radius[i] = radiusOf(p.Edges[i])
 		}
+	}
+	if slices.ContainsFunc(p.Rankings, func(e []Edge) bool { return len(e) > 0 }) {
+		s.rankings, s.rankingsIn = p.Rankings, incomingOf(p.Rankings)
 	}
 	if s.index == nil {
 		s.index = make(map[string]int32, n)
@@ -201,10 +210,9 @@ func twinsOf(out [][]Edge, in [][]incoming) [][]int32 {
 }
 
 // pairs calls f for every node of which a node says something or that says something of it, in the order of their numbers: own is
-// the node's edge to it, others its edge to the node; at least one is not nil.
-func (s *Snapshot) pairs(node int32, f func(other int32, own, others *Edge)) {
-	out := s.out
-	own, others := out[node], s.in[node]
+// the node's edge to it, others its edge to the node; at least one is not nil. in is what incomingOf makes of out.
+func pairs(out [][]Edge, in [][]incoming, node int32, f func(other int32, own, others *Edge)) {
+	own, others := out[node], in[node]
 	for i, j := 0, 0; i < len(own) || j < len(others); {
 		switch {
 		case j == len(others) || i < len(own) && own[i].To < others[j].from:
@@ -260,8 +268,8 @@ func (s *Snapshot) MeasuredBy(n int32) (count int) {
 	return count
 }
 
-func (s *Snapshot) find(from, to int32) *Edge {
-	out := s.out[from]
+func find(edges [][]Edge, from, to int32) *Edge {
+	out := edges[from]
 	i, ok := slices.BinarySearchFunc(out, to, func(e Edge, to int32) int { return cmp.Compare(e.To, to) })
 	if !ok {
 		return nil
@@ -274,11 +282,16 @@ func (s *Snapshot) Estimate(caller, callee int32) Estimate {
 	if caller == callee {
 		return local
 	}
-	if e, ok := merge(s.find(caller, callee), s.find(callee, caller), s.noise); ok {
+	if e, ok := merge(find(s.out, caller, callee), find(s.out, callee, caller), s.noise); ok {
 		return e
 	}
 	if e := s.zones.estimate(caller, callee); e.Provenance != Unknown {
 		return e
+	}
+	if s.rankings != nil {
+		if e, ok := s.ranking(find(s.rankings, caller, callee), find(s.rankings, callee, caller)); ok {
+			return e
+		}
 	}
 	if a, b := s.coordinate(caller), s.coordinate(callee); a != nil && b != nil {
 		if rtt := a.RTT(b); rtt.Known() {
@@ -287,6 +300,15 @@ func (s *Snapshot) Estimate(caller, callee int32) Estimate {
 		}
 	}
 	return Estimate{}
+}
+
+// ranking returns what the two ends of a pair say of it that is no RTT. ok is false where neither says anything.
+func (s *Snapshot) ranking(caller, callee *Edge) (e Estimate, ok bool) {
+	e, ok = merge(caller, callee, s.noise)
+	if e.Provenance != Unknown {
+		e.Provenance = Ranking
+	}
+	return e, ok
 }
 
 const (
@@ -384,7 +406,8 @@ func (s *Snapshot) buildRow(target int32, d Direction, st Statistic) *Row {
 	r := &Row{RTT: make([]RTT, n), Provenance: make([]Provenance, n)}
 	s.fillFromZones(r, target, d, st)
 	s.fillFromCoordinates(r, target, st)
-	s.pairs(target, func(other int32, own, others *Edge) {
+	s.fillFromRankings(r, target, d, st)
+	pairs(s.out, s.in, target, func(other int32, own, others *Edge) {
 		caller, callee := others, own
 		if d == FromTarget {
 			caller, callee = own, others
@@ -430,6 +453,30 @@ func (s *Snapshot) fillFromZones(r *Row, target int32, d Direction, st Statistic
 			r.RTT[i], r.Provenance[i] = c.rtt, c.p
 		}
 	}
+}
+
+// fillFromRankings puts what is no RTT in the place of coordinates, and of nothing.
+func (s *Snapshot) fillFromRankings(r *Row, target int32, d Direction, st Statistic) {
+	if s.rankings == nil {
+		return
+	}
+	pairs(s.rankings, s.rankingsIn, target, func(other int32, own, others *Edge) {
+		from, to, caller, callee := other, target, others, own
+		if d == FromTarget {
+			from, to, caller, callee = target, other, own, others
+		}
+		if s.zones.estimate(from, to).Provenance != Unknown {
+			return
+		}
+		e, ok := s.ranking(caller, callee)
+		if !ok {
+			return
+		}
+		r.RTT[other], r.Provenance[other] = e.RTT(st), Unknown
+		if r.RTT[other].Known() {
+			r.Provenance[other] = e.Provenance
+		}
+	})
 }
 
 // fillFromCoordinates estimates what nothing better is known of. Coordinates follow the median; of the tail they say nothing.

@@ -618,6 +618,7 @@ func (j *judge) believe() {
 	coordinates := j.v.Believed.Coordinates
 	j.v.Believed = j.Picture
 	j.v.Believed.Coordinates = coordinates
+	j.believeRankings()
 	if len(j.v.Rejected) == 0 && !slices.Contains(j.ev.Distrusted, true) {
 		return
 	}
@@ -644,6 +645,20 @@ func (j *judge) believe() {
 		}
 	}
 	j.v.Believed.Edges = edges
+}
+
+// believeRankings leaves out those of distrusted nodes. Nothing else is said of them: the rules above are of RTTs.
+func (j *judge) believeRankings() {
+	if j.Rankings == nil || !slices.Contains(j.ev.Distrusted, true) {
+		return
+	}
+	rankings := slices.Clone(j.Rankings)
+	for n, distrusted := range j.ev.Distrusted {
+		if distrusted {
+			rankings[n] = nil
+		}
+	}
+	j.v.Believed.Rankings = rankings
 }
 
 // coordinates returns the coordinates that are of use, each with the error that it has against what others measured of its node.

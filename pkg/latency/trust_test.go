@@ -246,7 +246,7 @@ func TestJudge(t *testing.T) {
 			}
 			s := v.Snapshot()
 			for _, r := range v.Rejected {
-				if e := s.find(r.From, r.To); e == nil || e.Measured() || e.nothing() {
+				if e := find(s.out, r.From, r.To); e == nil || e.Measured() || e.nothing() {
 					t.Errorf("%d→%d is rejected, and the snapshot has %+v", r.From, r.To, e)
 				}
 			}

@@ -131,6 +131,12 @@ func (s *Store) gather(logger klog.Logger, now time.Time) *building {
 		r.number(s.register, i)
 		b.reporters[i] = r
 		b.picture.Edges[i], b.picture.Coordinates[i] = r.edges, r.coordinate
+		if len(r.rankings) > 0 {
+			if b.picture.Rankings == nil {
+				b.picture.Rankings = make([][]latency.Edge, n)
+			}
+			b.picture.Rankings[i] = r.rankings
+		}
 		b.evidence.Refresh[i], b.evidence.Distrusted[i] = r.refresh, s.register.nodes[i].distrusted
 		if r.newest.After(b.newest) {
 			b.newest = r.newest

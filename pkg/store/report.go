@@ -26,6 +26,8 @@ type statement struct {
 	// coordinate has Error 0 where there is none. It has no time of its own: it counts for as long as the newest measurement.
 	coordinate      latency.NetworkCoordinate
 	coordinateUntil time.Time
+	// rankingOnly: the edges are no RTTs.
+	rankingOnly bool
 }
 
 // said is one pair of a statement.
@@ -36,8 +38,12 @@ type said struct {
 
 // check turns a report into a statement; nil where nothing is left of it.
 func (s *Store) check(sourceName string, r *latency.Report, now time.Time) *statement {
-	st := &statement{source: sourceName, refresh: min(max(r.Refresh, 0), maxRefresh)}
-	st.life = s.maxAge + st.refresh
+	st := &statement{source: sourceName, refresh: min(max(r.Refresh, 0), maxRefresh), rankingOnly: r.RankingOnly}
+	st.life = s.maxAge
+	if r.MaxAge > 0 {
+		st.life = r.MaxAge
+	}
+	st.life += st.refresh
 	pairs := make([]said, 0, len(r.Samples))
 	accepted := 0
 	for i := range r.Samples {
@@ -72,7 +78,7 @@ func (s *Store) check(sourceName string, r *latency.Report, now time.Time) *stat
 		return cmp.Or(strings.Compare(a.to, b.to), better(&a.edge, &b.edge))
 	})
 	pairs = slices.CompactFunc(pairs, func(a, b said) bool { return a.to == b.to })
-	if c := r.Coordinate; c != nil {
+	if c := r.Coordinate; c != nil && !r.RankingOnly {
 		reason := c.Check()
 		if r.Starved {
 			reason = latency.ReasonStarved
@@ -152,6 +158,7 @@ type reporter struct {
 	// What the builder makes of it, for the nodes as register numbers them; nil where it is to be made anew.
 	register   *register
 	edges      []latency.Edge
+	rankings   []latency.Edge
 	coordinate latency.NetworkCoordinate
 	refresh    time.Duration
 	newest     time.Time
@@ -202,7 +209,7 @@ func (r *reporter) number(reg *register, self int32) {
 	if r.register == reg {
 		return
 	}
-	r.register, r.edges, r.coordinate, r.refresh, r.newest = reg, nil, latency.NetworkCoordinate{}, 0, time.Time{}
+	r.register, r.edges, r.rankings, r.coordinate, r.refresh, r.newest = reg, nil, nil, latency.NetworkCoordinate{}, 0, time.Time{}
 	latest := time.Time{}
 	for _, st := range r.said {
 		edges := make([]latency.Edge, 0, len(st.edges))
@@ -217,11 +224,11 @@ func (r *reporter) number(reg *register, self int32) {
 		if len(edges) == len(st.edges) {
 			st.edges = edges // one copy is enough
 		}
-		if r.edges == nil {
-			r.edges = edges
-		} else {
-			r.edges = union(r.edges, edges)
+		if st.rankingOnly {
+			r.rankings = union(r.rankings, edges)
+			continue // no RTT, no coordinate
 		}
+		r.edges = union(r.edges, edges)
 		r.refresh = max(r.refresh, st.refresh)
 		if st.newest.After(r.newest) {
 			r.newest = st.newest
@@ -234,6 +241,9 @@ func (r *reporter) number(reg *register, self int32) {
 
 // union merges what two sources say of the same node's pairs.
 func union(a, b []latency.Edge) []latency.Edge {
+	if len(a) == 0 {
+		return b
+	}
 	all := slices.Concat(a, b)
 	slices.SortFunc(all, func(a, b latency.Edge) int { return cmp.Or(cmp.Compare(a.To, b.To), better(&a, &b)) })
 	return slices.CompactFunc(all, func(a, b latency.Edge) bool { return a.To == b.To })

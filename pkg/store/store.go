@@ -50,6 +50,8 @@ type Store struct {
 	malformed []*node // nodes whose position could not be read, which nobody was told yet
 	// register numbers the nodes; nil when they changed.
 	register *register
+	// shortest is the least age above which a measurement is left out, of the store and of all reports.
+	shortest time.Duration
 
 	hadData bool // of the builder alone
 }
@@ -71,6 +73,7 @@ func New(maxAge time.Duration, table *zones.Table) *Store {
 		zones:     table,
 		nodes:     map[string]*node{},
 		reporters: map[string]*reporter{},
+		shortest:  maxAge,
 		dirty:     make(chan struct{}, 1),
 		urgent:    make(chan struct{}, 1),
 	}
@@ -152,6 +155,9 @@ func (s *Store) Take(sourceName, from string, r latency.Report, now time.Time) {
 	said := s.check(sourceName, &r, now)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if r.MaxAge > 0 {
+		s.shortest = min(s.shortest, r.MaxAge)
+	}
 	rep := s.reporters[from]
 	switch {
 	case rep == nil && said == nil:
@@ -176,13 +182,21 @@ func (s *Store) Take(sourceName, from string, r latency.Report, now time.Time) {
 	notify(s.dirty)
 }
 
+// pulse is how long a snapshot stands at most, so that what is too old does not count for much longer.
+func (s *Store) pulse() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return max(s.shortest/20, time.Second)
+}
+
 // Run builds snapshots until ctx ends: soon after a change, and in time for measurements to expire.
 func (s *Store) Run(ctx context.Context) {
-	expiry := time.NewTicker(max(s.maxAge/20, time.Second))
+	expiry := time.NewTimer(0)
 	defer expiry.Stop()
 	for {
 		start := time.Now()
 		s.Build(ctx, start)
+		expiry.Reset(s.pulse())
 		pause := min(max(settle, settleShare*time.Since(start)), maxSettle)
 		select {
 		case <-ctx.Done():

@@ -3,12 +3,17 @@
 package prometheus
 
 import (
+	"context"
 	"net"
 	"net/netip"
 	"regexp"
+	"strings"
+	"time"
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/wait"
 	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/klog/v2"
 )
@@ -17,6 +22,16 @@ import (
 type Cluster struct {
 	Nodes corelisters.NodeLister
 	Pods  corelisters.PodLister
+	// Synced reports whether the listers know everything that there is; nil: they do.
+	Synced func() bool
+}
+
+// wait returns when the listers know everything, or ctx's error.
+func (c *Cluster) wait(ctx context.Context) error {
+	if c.Synced == nil {
+		return nil
+	}
+	return wait.PollUntilContextCancel(ctx, 50*time.Millisecond, true, func(context.Context) (bool, error) { return c.Synced(), nil })
 }
 
 // Joiner finds the nodes that the values of labels stand for, as the cluster is when it is made. It is not safe for concurrent use.
@@ -24,6 +39,7 @@ type Joiner struct {
 	names, internalIPs, hostnames names
 	podIPs                        names // made when it is first needed: there may be many pods
 	pods                          corelisters.PodLister
+	uids                          map[string]types.UID
 }
 
 // names is a name of nodes in one respect; "" stands for a name of several nodes.
@@ -41,13 +57,14 @@ func (n names) add(key, node string) {
 
 // Joiner returns a joiner for the cluster as it is now.
 func (c *Cluster) Joiner() *Joiner {
-	j := &Joiner{names: names{}, internalIPs: names{}, hostnames: names{}, pods: c.Pods}
+	j := &Joiner{names: names{}, internalIPs: names{}, hostnames: names{}, pods: c.Pods, uids: map[string]types.UID{}}
 	nodes, err := c.Nodes.List(labels.Everything())
 	if err != nil { // a cache does not fail
 		klog.Background().Error(err, "Listing nodes")
 	}
 	for _, n := range nodes {
 		j.names[n.Name] = n.Name
+		j.uids[n.Name] = n.UID
 		j.hostnames.add(n.Labels[v1.LabelHostname], n.Name)
 		for _, a := range n.Status.Addresses {
 			switch a.Type {
@@ -128,7 +145,7 @@ func (j *Joiner) listPods() {
 
 // canonical writes an address in the one way in which it is looked up; what is no address stays.
 func canonical(s string) string {
-	if a, err := netip.ParseAddr(s); err == nil {
+	if a, err := netip.ParseAddr(strings.TrimSuffix(strings.TrimPrefix(s, "["), "]")); err == nil {
 		return a.Unmap().WithZone("").String()
 	}
 	return s
