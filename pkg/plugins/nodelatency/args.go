@@ -44,6 +44,10 @@ type Args struct {
 type PrometheusArgs struct {
 	prometheus.Config `json:",inline"`
 
+	// Latencies are those that probers which Prometheus scrapes measured; each needs a name of its own. They count beside those of NodeLatency
+	// objects: of a pair, the newest. Default none.
+	Latencies []prometheus.Latencies `json:"latencies,omitempty"`
+
 	// Demands are the per-node weights that a client entry's demand can name. Default none.
 	Demands []DemandArgs `json:"demands,omitempty"`
 }
@@ -114,9 +118,10 @@ func validateArgs(args *Args) field.ErrorList {
 
 func validatePrometheus(args *PrometheusArgs, path *field.Path) field.ErrorList {
 	errs := args.Validate(path)
-	if len(args.Demands) == 0 {
-		errs = append(errs, field.Required(path.Child("demands"), "this Prometheus is asked for nothing: name what to ask, or leave prometheus out"))
+	if len(args.Latencies)+len(args.Demands) == 0 {
+		errs = append(errs, field.Required(path.Child("latencies"), "this Prometheus is asked for nothing: give latencies or demands, or leave prometheus out"))
 	}
+	errs = append(errs, prometheus.ValidateLatencies(path.Child("latencies"), args.Latencies)...)
 	names := map[string]bool{}
 	for i := range args.Demands {
 		d, path := &args.Demands[i], path.Child("demands").Index(i)

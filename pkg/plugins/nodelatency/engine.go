@@ -3,6 +3,7 @@
 package nodelatency
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -140,6 +141,20 @@ func (e *engine) ask(ctx context.Context, args *PrometheusArgs, factory informer
 	core := factory.Core().V1()
 	cluster := prometheus.Cluster{Nodes: core.Nodes().Lister(), Pods: core.Pods().Lister()}
 	synced := slices.Clone(e.synced)
+	for i := range args.Latencies {
+		src := &prometheus.Source{
+			Client: c, Cluster: &cluster, Latencies: args.Latencies[i], Interval: args.Interval.Duration, MaxAge: args.MaxAge.Duration,
+		}
+		name := cmp.Or(src.Name, src.Preset)
+		go func() {
+			if !cache.WaitForCacheSync(ctx.Done(), synced...) {
+				return
+			}
+			if err := src.Run(ctx, e.store.Sink(name)); err != nil {
+				klog.FromContext(ctx).Error(err, "The source of latencies ended", "source", name)
+			}
+		}()
+	}
 	if len(args.Demands) > 0 {
 		d := newDemands(args.Demands)
 		d.client, d.cluster, d.interval, d.maxAge = c, cluster, args.Interval.Duration, args.MaxAge.Duration

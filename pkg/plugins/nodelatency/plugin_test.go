@@ -79,6 +79,24 @@ func TestArgs(t *testing.T) {
 				},
 			},
 		},
+		"latencies": {
+			in: raw("prometheus: {address: 'http://prometheus:9090', interval: 1m, latencies: [{preset: goldpinger}]}"),
+			want: Args{
+				MaxAge: metav1.Duration{Duration: 5 * time.Minute},
+				Prometheus: &PrometheusArgs{
+					Config: prometheus.Config{
+						Address: "http://prometheus:9090", Interval: metav1.Duration{Duration: time.Minute},
+						Timeout: metav1.Duration{Duration: 10 * time.Second}, MaxAge: metav1.Duration{Duration: 5 * time.Minute},
+					},
+					Latencies: []prometheus.Latencies{{Preset: "goldpinger"}},
+				},
+			},
+		},
+		"a Prometheus that is asked for nothing": {
+			in: raw("prometheus: {address: 'prometheus:9090'}"),
+			wantError: `pluginConfig of NodeLatency: [args.prometheus.address: Invalid value: "prometheus:9090": must be a URL, as in http://prometheus.monitoring:9090, ` +
+				`args.prometheus.latencies: Required value: this Prometheus is asked for nothing: give latencies or demands, or leave prometheus out]`,
+		},
 		"bad demands": {
 			in: raw(`{"prometheus":{"address":"http://prometheus:9090","demands":[{"name":"In"},{"name":"a","query":"x","nodeRegexp":"a+"},{"name":"a","query":"x","nodeLabel":"\u0000\ufffe","nodeRegexp":"("}]}}`),
 			wantError: `pluginConfig of NodeLatency: [args.prometheus.demands[0].name: Invalid value: "In": must be a DNS label, as in http-ingress, ` +
