@@ -152,6 +152,21 @@ func randomSnapshot(rng *rand.Rand, n int) *Snapshot {
 			}
 		}
 	}
+	if rng.IntN(2) > 0 {
+		p.Rankings = make([][]Edge, n)
+		for i := range p.Rankings {
+			for to := range int32(n) {
+				if to == int32(i) || rng.IntN(4) > 0 {
+					continue
+				}
+				e := Lost(to, now.Add(-time.Minute), 3)
+				if rng.IntN(6) > 0 {
+					e = NewEdge(to, Estimate{Typical: millis(1 + 500*rng.Float64()), Tail: millis(600 * float64(rng.IntN(2))), At: now.Add(-time.Minute)})
+				}
+				p.Rankings[i] = append(p.Rankings[i], e)
+			}
+		}
+	}
 	if rng.IntN(4) > 0 {
 		p.Coordinates = make([]NetworkCoordinate, n)
 		for i := range p.Coordinates {
