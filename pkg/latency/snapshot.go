@@ -91,11 +91,11 @@ type Picture struct {
 // Snapshot is the immutable picture of all pairs that a scheduling cycle reads. It keeps the measured pairs sparse and
 // builds rows when they are first asked for; there is no N² memory. It is safe for concurrent use without locks.
 type Snapshot struct {
-	built       time.Time
-	names       []string
-	index       map[string]int32
-	out         [][]Edge
-	in          [][]incoming
+	built time.Time
+	names []string
+	index map[string]int32
+	out   [][]Edge
+	in    [][]incoming
 	// rankings, and what leads to a node among them; nil where there are none.
 	rankings    [][]Edge
 	rankingsIn  [][]incoming

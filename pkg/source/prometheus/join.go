@@ -3,17 +3,14 @@
 package prometheus
 
 import (
-	"context"
 	"net"
 	"net/netip"
 	"regexp"
 	"strings"
-	"time"
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/apimachinery/pkg/util/wait"
 	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/klog/v2"
 )
@@ -22,16 +19,6 @@ import (
 type Cluster struct {
 	Nodes corelisters.NodeLister
 	Pods  corelisters.PodLister
-	// Synced reports whether the listers know everything that there is; nil: they do.
-	Synced func() bool
-}
-
-// wait returns when the listers know everything, or ctx's error.
-func (c *Cluster) wait(ctx context.Context) error {
-	if c.Synced == nil {
-		return nil
-	}
-	return wait.PollUntilContextCancel(ctx, 50*time.Millisecond, true, func(context.Context) (bool, error) { return c.Synced(), nil })
 }
 
 // Joiner finds the nodes that the values of labels stand for, as the cluster is when it is made. It is not safe for concurrent use.

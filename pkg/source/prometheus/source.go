@@ -23,7 +23,8 @@ import (
 	"github.com/fogsched/fogsched/pkg/source"
 )
 
-// Source asks Prometheus for the latencies that one prober measured. It implements source.Source.
+// Source asks Prometheus for the latencies that one prober measured. It implements source.Source. The cluster's listers must know
+// everything when Run is called.
 //
 // A refresh takes one query a statistic, however many nodes there are. One that fails changes nothing: what is known stays until it is
 // older than MaxAge. A pair that is missing in a good answer, or has no valid number there, keeps its last sample until then, too; a
@@ -86,9 +87,6 @@ func (s *Source) Run(ctx context.Context, update source.Update) error {
 		return err
 	case s.Client == nil || s.Cluster == nil || s.Interval <= 0 || s.MaxAge <= 0:
 		return errors.New("prometheus: client, cluster, interval and maxAge are required")
-	}
-	if err := s.Cluster.wait(ctx); err != nil {
-		return nil //nolint:nilerr // ctx ended
 	}
 	ticker := time.NewTicker(s.Interval)
 	defer ticker.Stop()
@@ -401,4 +399,3 @@ func (s *Source) report(q *questions, bad []latency.Sample, update source.Update
 		update(from, latency.Report{Samples: samples, MaxAge: s.MaxAge, RankingOnly: q.RankingOnly})
 	}
 }
-
