@@ -304,7 +304,8 @@ type EntryStatus struct {
 	Tail *metav1.Duration `json:"tail,omitempty"`
 
 	// provenance says how the RTTs of the pairs behind typical and tail were got; the worst of local, measured, reverse (from the
-	// other end), zone (between the two zones), coordinate (estimated from network coordinates). Absent where all are unknown.
+	// other end), zone (between the two zones), ranking (measured, but no RTT), coordinate (estimated from network coordinates). Absent
+	// where all are unknown.
 	//
 	// +optional
 	Provenance string `json:"provenance,omitempty"`
@@ -341,7 +342,7 @@ type WorstPair struct {
 	To      string           `json:"to"`
 	Typical *metav1.Duration `json:"typical,omitempty"`
 	Tail    *metav1.Duration `json:"tail,omitempty"`
-	// provenance says how the RTT was got: local, measured, reverse, zone or coordinate.
+	// provenance says how the RTT was got: local, measured, reverse, zone, ranking or coordinate.
 	//
 	// +optional
 	Provenance string `json:"provenance,omitempty"`
