@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/api"
@@ -20,14 +21,22 @@ import (
 	"github.com/fogsched/fogsched/pkg/metrics"
 )
 
-// MaxBody bounds the answer to one query, 64 MiB: some 450,000 series with the names of two nodes each. Of an answer that is longer nothing
-// is used.
+// MaxBody bounds the answer to one query, 64 MiB: some 450,000 series with the names of two nodes each. In a small cluster the bound is
+// lower, see Expect. Of an answer that is longer nothing is used.
 const MaxBody = 64 << 20
+
+const (
+	// A series with the names of two nodes and a few more labels takes less than seriesBytes of JSON.
+	seriesBytes = 256
+	// leastBody lets any query that aggregates less than it should have its answer, in the smallest cluster.
+	leastBody = 4 << 20
+)
 
 // Client asks one Prometheus. It is safe for concurrent use.
 type Client struct {
 	api     v1.API
 	timeout time.Duration
+	body    *bounded
 }
 
 // NewClient returns a client for a configuration that is valid. It sends nothing.
@@ -36,15 +45,24 @@ func NewClient(c *Config) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
+	body := &bounded{next: rt}
+	body.limit.Store(MaxBody)
 	a, err := api.NewClient(api.Config{Address: c.Address, Client: &http.Client{
-		Transport: &bounded{rt, MaxBody},
+		Transport: body,
 		// A redirect would take the token, and the scheduler's trust, to a place that nobody configured.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}})
 	if err != nil {
 		return nil, err
 	}
-	return &Client{api: v1.NewAPI(a), timeout: c.Timeout.Duration}, nil
+	return &Client{api: v1.NewAPI(a), timeout: c.Timeout.Duration, body: body}, nil
+}
+
+// Expect bounds the following answers by what a cluster of so many nodes can have to say: a series for each of all pairs, and with more than
+// 512 nodes for 512 pairs a node. So what a server sends too much costs memory in proportion to the cluster.
+func (c *Client) Expect(nodes int) {
+	pairs := int64(nodes) * int64(min(nodes, 512))
+	c.body.limit.Store(min(leastBody+pairs*seriesBytes, MaxBody))
 }
 
 // Query evaluates an instant query and returns its series. name is what metrics call it. An answer that is no vector is an error.
@@ -98,7 +116,7 @@ func (e *serverError) Error() string { return string(e.typ) + ": " + e.text }
 
 var (
 	errTimeout  = errors.New("timeout")
-	errTooLarge = fmt.Errorf("the answer is longer than %d MiB", MaxBody>>20)
+	errTooLarge = errors.New("the answer is longer than a cluster of this size can need: aggregate it to one series a node or pair")
 	errNoVector = errors.New("want one value for each series")
 )
 
@@ -166,7 +184,7 @@ func clip(s string) string {
 // bounded is a RoundTripper whose answers end with an error at a limit.
 type bounded struct {
 	next  http.RoundTripper
-	limit int64
+	limit atomic.Int64
 }
 
 func (b *bounded) RoundTrip(r *http.Request) (*http.Response, error) {
@@ -174,11 +192,12 @@ func (b *bounded) RoundTrip(r *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	if response.ContentLength > b.limit {
+	limit := b.limit.Load()
+	if response.ContentLength > limit {
 		response.Body.Close() //nolint:errcheck,gosec // nothing was read
 		return nil, errTooLarge
 	}
-	response.Body = &boundedBody{response.Body, b.limit}
+	response.Body = &boundedBody{response.Body, limit}
 	return response, nil
 }
 

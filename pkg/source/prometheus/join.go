@@ -65,6 +65,9 @@ func (c *Cluster) Joiner() *Joiner {
 	return j
 }
 
+// Len returns the number of nodes.
+func (j *Joiner) Len() int { return len(j.names) }
+
 // Node returns the node that a label's value stands for: the first of node name, InternalIP, hostname, and IP of a pod on the node that
 // knows the value, or the value without its port. Where none does and re is not nil, the same is tried with what re's first group
 // matches. A value that stands for two nodes stands for none.

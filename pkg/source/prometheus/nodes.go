@@ -45,6 +45,7 @@ type NodeValues struct {
 
 // NodeValues evaluates a query. What is older than maxAge at the time now, or from the future, is left out.
 func (c *Client) NodeValues(ctx context.Context, q *NodeQuery, j *Joiner, maxAge time.Duration) (*NodeValues, error) {
+	c.Expect(j.Len())
 	values, err := c.Query(ctx, q.Name, q.Value)
 	if err != nil {
 		return nil, err
