@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/prometheus/common/model"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/klog/v2"
 
@@ -155,6 +156,9 @@ var errRefused = errors.New("refused")
 // ask sends the queries of a refresh one after the other: their answers may be large. Without a tail it goes on; without what tells
 // failed probes, or how old a measurement is, it does not. Times come first: what is measured between two queries is rather taken for too old.
 func (s *Source) ask(ctx context.Context, logger klog.Logger, q *questions) (*answers, error) {
+	if nodes, err := s.Cluster.Nodes.List(labels.Everything()); err == nil {
+		s.Client.Expect(len(nodes))
+	}
 	if q.preset.Refuse != "" {
 		v, err := s.query(ctx, logger, q.Name+"/refuse", q.preset.Refuse)
 		if err != nil {
