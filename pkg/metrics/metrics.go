@@ -152,8 +152,9 @@ func Register(register func(...prometheus.Collector)) {
 		for _, r := range latency.CoordinateReasons() {
 			CoordinatesRejected.WithLabelValues("nodelatency", string(r))
 		}
-		register(SamplesRejected, SamplesAccepted, CoordinatesRejected, Coordinates, DisputedPairs, DistrustedNodes, SnapshotTimestamp, NewestSampleTimestamp, Pairs, MeasuredPairs,
+		register(append(nodeMetrics(),
+			SamplesRejected, SamplesAccepted, CoordinatesRejected, Coordinates, DisputedPairs, DistrustedNodes, SnapshotTimestamp, NewestSampleTimestamp, Pairs, MeasuredPairs,
 			InterestNodes, Decisions, LimitsBroken, BadIntents, DemandsUnused, Woken, Panics,
-			PrometheusQueries, PrometheusQueryDuration, PrometheusQueryTimestamp, PrometheusSeries)
+			PrometheusQueries, PrometheusQueryDuration, PrometheusQueryTimestamp, PrometheusSeries)...)
 	})
 }

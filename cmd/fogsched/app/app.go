@@ -25,12 +25,14 @@ import (
 
 	"github.com/fogsched/fogsched/pkg/metrics"
 	"github.com/fogsched/fogsched/pkg/plugins/nodelatency"
+	"github.com/fogsched/fogsched/pkg/plugins/nodemetrics"
 )
 
 // Plugins are the scheduling plugins that fogsched has beside those in the tree.
 func Plugins() []app.Option {
 	return []app.Option{
 		app.WithPlugin(nodelatency.Name, nodelatency.New),
+		app.WithPlugin(nodemetrics.Name, nodemetrics.New),
 		app.WithPlugin(coscheduling.Name, coscheduling.New),
 		app.WithPlugin(networkoverhead.Name, networkoverhead.New),
 		app.WithPlugin(topologicalsort.Name, topologicalsort.New),
@@ -48,10 +50,11 @@ func RegisterMetrics() { metrics.Register(legacyregistry.RawMustRegister) }
 func NewCommand() *cobra.Command {
 	cmd := app.NewSchedulerCommand(Plugins()...)
 	cmd.Use = "fogsched"
-	cmd.Long = `fogsched places pods by the measured latency between nodes. It is kube-scheduler with the plugin NodeLatency, and with
-NetworkOverhead, TopologicalSort, Coscheduling and Trimaran's TargetLoadPacking, LoadVariationRiskBalancing,
-LowRiskOverCommitment and Peaks of scheduler-plugins, so that one profile can mix them. It runs beside kube-scheduler and
-schedules the pods whose schedulerName is the name of one of its profiles.
+	cmd.Long = `fogsched places pods by the measured latency between nodes, and by metrics of the nodes that Prometheus has. It is
+kube-scheduler with the plugins NodeLatency and NodeMetrics, and with NetworkOverhead, TopologicalSort, Coscheduling and
+Trimaran's TargetLoadPacking, LoadVariationRiskBalancing, LowRiskOverCommitment and Peaks of scheduler-plugins, so that one
+profile can mix them. It runs beside kube-scheduler and schedules the pods whose schedulerName is the name of one of its
+profiles.
 
 Every flag is kube-scheduler's; only the default of --leader-elect-resource-name differs, so that the two never contend for
 one lease.`
