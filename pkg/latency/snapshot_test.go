@@ -565,3 +565,50 @@ func BenchmarkRow(b *testing.B) {
 		s.buildRow(7, ToTarget, Typical)
 	}
 }
+
+// TestRankings has what is known of the pair 0 → 1 beside a ranking of 80 ms from 0 to 1.
+func TestRankings(t *testing.T) {
+	at := now.Add(-time.Minute)
+	edge := func(to int32, ms float64) Edge { return NewEdge(to, Estimate{Typical: millis(ms), At: at}) }
+	tests := map[string]struct {
+		edges       [2][]Edge
+		rankings    [2][]Edge
+		zone        bool
+		coordinates bool
+		want        string
+	}{
+		"it stands where nothing else is known":       {rankings: [2][]Edge{{edge(1, 80)}}, want: "80ms ranking"},
+		"from the other end, too":                     {rankings: [2][]Edge{nil, {edge(0, 80)}}, want: "80ms ranking"},
+		"of two the worse":                            {rankings: [2][]Edge{{edge(1, 80)}, {edge(0, 200)}}, want: "200ms ranking"},
+		"a measurement replaces it":                   {edges: [2][]Edge{{edge(1, 20)}}, rankings: [2][]Edge{{edge(1, 80)}}, want: "20ms measured"},
+		"a measurement of the other end, too":         {edges: [2][]Edge{nil, {edge(0, 20)}}, rankings: [2][]Edge{{edge(1, 80)}}, want: "20ms reverse"},
+		"a larger measurement, too":                   {edges: [2][]Edge{{edge(1, 300)}}, rankings: [2][]Edge{{edge(1, 80)}}, want: "300ms measured"},
+		"a pair whose probes were lost stays unknown": {edges: [2][]Edge{{Lost(1, at, 3)}}, rankings: [2][]Edge{{edge(1, 80)}}, want: "unknown unknown"},
+		"the zone is better":                          {rankings: [2][]Edge{{edge(1, 80)}}, zone: true, want: "5ms zone"},
+		"it is better than coordinates":               {rankings: [2][]Edge{{edge(1, 80)}}, coordinates: true, want: "80ms ranking"},
+		"a failed one says that nothing is known":     {rankings: [2][]Edge{{Lost(1, at, 3)}}, coordinates: true, want: "unknown unknown"},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			p := &Picture{Built: now, Names: nodeNames(2), Edges: tt.edges[:], Rankings: tt.rankings[:]}
+			if tt.zone {
+				p.Zones = pairTable([]int32{0, 0}, 1, []Estimate{{Typical: millis(5), Provenance: Zone}})
+			}
+			if tt.coordinates {
+				p.Coordinates = []NetworkCoordinate{{Error: 0.1}, {Vector: [8]float32{3e4}, Error: 0.1}}
+			}
+			s := NewSnapshot(p)
+			e := s.Estimate(0, 1)
+			if got := e.Typical.String() + " " + e.Provenance.String(); got != tt.want {
+				t.Errorf("got %s, want %s", got, tt.want)
+			}
+			if e.Provenance == Ranking && e.Provenance.IsMeasured() {
+				t.Error("a limit may rest on a ranking")
+			}
+			measured, _ := s.Coverage()
+			if want := 0; len(tt.edges[0])+len(tt.edges[1]) == 0 && measured != want {
+				t.Errorf("%d measured pairs, want %d", measured, want)
+			}
+		})
+	}
+}

@@ -563,3 +563,55 @@ func TestMemory(t *testing.T) {
 		t.Error("new witnesses are never heard")
 	}
 }
+
+// TestJudgeRankings: the rules are of RTTs. A ranking is no witness and is not judged, however impossible it were as an RTT; only a distrusted node's is left out.
+func TestJudgeRankings(t *testing.T) {
+	const n = 8
+	edge := func(to int32, ms float64) Edge {
+		return NewEdge(to, Estimate{Typical: millis(ms), At: now.Add(-time.Minute)})
+	}
+	picture := func(rankings [][]Edge) *Picture {
+		p := &Picture{Built: now, Names: nodeNames(n), Edges: make([][]Edge, n), Rankings: rankings}
+		for i := range int32(n) {
+			for to := range int32(n) {
+				if to != i && (i+to)%3 != 0 {
+					p.Edges[i] = append(p.Edges[i], edge(to, 50+float64(i+to)))
+				}
+			}
+		}
+		return p
+	}
+	rankings := make([][]Edge, n)
+	for i := range int32(n) {
+		for to := range int32(n) {
+			if to != i {
+				rankings[i] = append(rankings[i], edge(to, 0.001)) // faster than light, and contradicted by everybody
+			}
+		}
+	}
+	positions := make([]Position, n)
+	for i := range positions {
+		var err error
+		if positions[i], err = ParsePosition(fmt.Sprintf("%d,%d", 5*i, 5*i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	evidence := func() *Evidence { return &Evidence{Positions: positions} }
+	with, without := Judge(picture(rankings), evidence()), Judge(picture(nil), evidence())
+	if !slices.Equal(with.Standing, without.Standing) {
+		t.Errorf("rankings change how nodes stand: %v, without %v", with.Standing, without.Standing)
+	}
+	if len(with.Rejected) != len(without.Rejected) || len(with.Misplaced) != len(without.Misplaced) || with.Disputed != without.Disputed {
+		t.Errorf("with rankings %d are rejected, %d misplaced, %d disputed; without %d, %d, %d", len(with.Rejected), len(with.Misplaced), with.Disputed,
+			len(without.Rejected), len(without.Misplaced), without.Disputed)
+	}
+	if e := with.Snapshot().Estimate(1, 2); e.Provenance != Ranking {
+		t.Errorf("a pair that nobody measured is %s (%s), want a ranking", e.Typical, e.Provenance)
+	}
+	ev := evidence()
+	ev.Distrusted = make([]bool, n)
+	ev.Distrusted[1], ev.Distrusted[2] = true, true
+	if e := Judge(picture(rankings), ev).Snapshot().Estimate(1, 2); e.Provenance != Unknown {
+		t.Errorf("a pair of distrusted nodes is %s (%s), want unknown", e.Typical, e.Provenance)
+	}
+}

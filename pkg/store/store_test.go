@@ -512,3 +512,39 @@ func TestSwapIsAtomic(t *testing.T) {
 	close(stop)
 	readers.Wait()
 }
+
+func TestRankingsAndMaxAge(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := New(DefaultMaxAge, nil)
+		settled := run(t, s)
+		nodes(s, "a", "b", "c")
+		ranking := report(taken("a", "b", 0), taken("a", "c", 0))
+		ranking.RankingOnly = true
+		s.Sink("kube-latency")("a", ranking)
+		settled()
+		if got, want := estimate(t, s.Snapshot(), "a", "b"), "20ms 35ms ranking"; got != want {
+			t.Errorf("a ranking alone: %s, want %s", got, want)
+		}
+		short := report(taken("a", "b", 0))
+		short.MaxAge = 10 * time.Second
+		short.Samples[0].Typical = 0.030
+		s.Sink("goldpinger")("a", short)
+		settled()
+		if got, want := estimate(t, s.Snapshot(), "a", "b"), "30ms 35ms measured"; got != want {
+			t.Errorf("beside a measurement: %s, want %s", got, want)
+		}
+		if measured, _ := s.Snapshot().Coverage(); measured != 1 {
+			t.Errorf("%d measured pairs, want 1: a ranking is none", measured)
+		}
+		time.Sleep(15 * time.Second) // the measurement's own maximum age, not the store's
+		synctest.Wait()
+		if got, want := estimate(t, s.Snapshot(), "a", "b"), "20ms 35ms ranking"; got != want {
+			t.Errorf("once the measurement is too old: %s, want %s", got, want)
+		}
+		time.Sleep(DefaultMaxAge)
+		synctest.Wait()
+		if got, want := estimate(t, s.Snapshot(), "a", "b"), "unknown"; got != want {
+			t.Errorf("once the ranking is too old: %s, want %s", got, want)
+		}
+	})
+}
