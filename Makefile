@@ -47,9 +47,9 @@ help: ## this list
 ##@ What people use
 
 .PHONY: demo
-demo: tools build ## bulletin board and Redis placed by measured latency, beside the stock scheduler (KEEP=1: stay up afterwards)
+demo: tools build $(if $(filter prometheus,$(SOURCE)),bin/prometheus) ## bulletin board and Redis placed by measured latency, beside the stock scheduler (SOURCE=prometheus; KEEP=1: stay up afterwards)
 	@go build -o bin/demo ./test/demo
-	@exec bin/demo -out out/demo $(if $(filter-out 0 false no,$(KEEP)),-keep)
+	@exec bin/demo -out out/demo $(if $(SOURCE),-source '$(SOURCE)') $(if $(filter-out 0 false no,$(KEEP)),-keep)
 
 .PHONY: test
 test: test-unit test-integration ## unit tests with the race detector, and integration tests on a real API server

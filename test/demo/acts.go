@@ -166,19 +166,15 @@ func (d *demo) actThree(ctx context.Context) error {
 	// The north's delay has to be known, too: from every node of the west and the east.
 	now := d.network.RTT(d.number("east-1"), d.number(before))
 	err = d.until(ctx, "the change in the north to be measured", func() (bool, error) {
-		list, err := d.api.NodeLatencies().List(ctx, metav1.ListOptions{})
+		list, err := d.measured(ctx)
 		if err != nil {
 			return false, err
 		}
-		for i := range list.Items {
-			nl := &list.Items[i]
-			from := d.number(nl.Name)
-			for _, p := range nl.Status.Peers {
-				to := d.number(p.Node)
-				// A pair may be measured by either side.
-				if (in("east", from) && in("north", to) || in("north", from) && in("east", to)) && (p.Typical == nil || p.Typical.Duration < now*3/4) {
-					return false, nil
-				}
+		for _, m := range list {
+			from, to := d.number(m.from), d.number(m.to)
+			// A pair may be measured by either side.
+			if (in("east", from) && in("north", to) || in("north", from) && in("east", to)) && m.typical < now*3/4 {
+				return false, nil
 			}
 		}
 		return true, nil

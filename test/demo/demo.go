@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -27,6 +28,7 @@ import (
 	"github.com/fogsched/fogsched/pkg/client"
 	"github.com/fogsched/fogsched/pkg/publish"
 	"github.com/fogsched/fogsched/test/cluster"
+	"github.com/fogsched/fogsched/test/promtest"
 	"github.com/fogsched/fogsched/test/wan"
 )
 
@@ -60,19 +62,37 @@ type demo struct {
 	places  []place
 	target  uint16 // the port of the real reflectors
 	probers sync.WaitGroup
+
+	source     string
+	prometheus *promtest.Server // nil where it is not the source
+	exporters  []net.Listener   // of the probers' metrics, by place; nil where there is no Prometheus
+	// measured returns what is known of the pairs.
+	measured func(context.Context) ([]measurement, error)
 }
 
-func run(ctx context.Context, out string, keep bool) (err error) {
+func run(ctx context.Context, out, source string, keep bool) (err error) {
 	if err := os.MkdirAll(out, 0o755); err != nil {
 		return err
 	}
 	klog.LogToStderr(false)
 	klog.SetOutput(io.Discard)
 	ctx, cancel := context.WithCancel(ctx)
-	d := &demo{screen: newScreen(), out: out}
+	d := &demo{screen: newScreen(), out: out, source: source}
+	d.measured = d.published
+	if source == fromPrometheus {
+		d.measured = d.scraped
+	}
 	defer func() {
 		cancel()
 		d.probers.Wait()
+		for _, l := range d.exporters {
+			if l != nil {
+				_ = l.Close()
+			}
+		}
+		if d.prometheus != nil {
+			d.prometheus.Stop()
+		}
 		if d.network != nil {
 			_ = d.network.Close()
 		}
@@ -149,6 +169,14 @@ func (d *demo) startCluster(ctx context.Context) error {
 	}
 	d.step("24 nodes: %s, %s; %s is NotReady", gateway, strings.Join(siteNames(), ", "), notReady)
 
+	if d.source == fromPrometheus {
+		if err := d.withoutNodeLatency(ctx); err != nil {
+			return err
+		}
+		if err := d.startPrometheus(ctx); err != nil {
+			return err
+		}
+	}
 	kubeconfig, err := d.cluster.ServiceAccountKubeconfig(ctx, "fogsched-system", "fogsched")
 	if err != nil {
 		return err
@@ -156,6 +184,11 @@ func (d *demo) startCluster(ctx context.Context) error {
 	config, err := os.ReadFile(filepath.Join(repoRoot(), "manifests/base/config.yaml"))
 	if err != nil {
 		return err
+	}
+	if d.prometheus != nil {
+		if config, err = askPrometheus(config, d.prometheus.URL()); err != nil {
+			return err
+		}
 	}
 	if _, err := d.cluster.StartScheduler(ctx, cluster.SchedulerOptions{Binary: "fogsched", Kubeconfig: kubeconfig, ConfigYAML: config}); err != nil {
 		return err
@@ -208,16 +241,25 @@ func (d *demo) startProbers(ctx context.Context) error {
 		if p.name == notReady {
 			continue
 		}
-		agent, err := publish.New(publish.Options{
+		options := publish.Options{
 			NodeName: p.name,
 			Listen:   netip.AddrPortFrom(p.addr, d.target).String(),
 			Bind:     p.addr,
 			Endpoint: d.network.Endpoint(i).String(),
 			Interval: probeInterval, Window: probeWindow, MinGap: time.Second, MaxAge: publishAge,
 			Config: d.cluster.Config(), Logger: logger,
-		})
+		}
+		if d.prometheus != nil {
+			if err := d.expose(&options); err != nil {
+				return err
+			}
+		}
+		agent, err := publish.New(options)
 		if err != nil {
 			return err
+		}
+		if d.prometheus != nil {
+			d.probers.Go(func() { d.serveMetrics(ctx, d.exporters[i], agent) })
 		}
 		d.probers.Go(func() {
 			if err := agent.Run(ctx); err != nil && ctx.Err() == nil {
@@ -235,17 +277,14 @@ func (d *demo) awaitMeasurements(ctx context.Context) error {
 	want := up * (up - 1) / 2
 	pairs := 0
 	err := d.until(ctx, "measurements of all pairs", func() (bool, error) {
-		list, err := d.api.NodeLatencies().List(ctx, metav1.ListOptions{})
+		list, err := d.measured(ctx)
 		if err != nil {
 			return false, err
 		}
 		measured := map[[2]string]bool{}
-		for i := range list.Items {
-			from := list.Items[i].Name
-			for _, p := range list.Items[i].Status.Peers {
-				if p.Samples >= enoughSamples {
-					measured[[2]string{min(from, p.Node), max(from, p.Node)}] = true
-				}
+		for _, m := range list {
+			if m.enough {
+				measured[[2]string{min(m.from, m.to), max(m.from, m.to)}] = true
 			}
 		}
 		pairs = len(measured)
