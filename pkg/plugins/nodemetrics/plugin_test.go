@@ -592,3 +592,22 @@ func TestScoresStayInRange(t *testing.T) {
 		}
 	}
 }
+
+func TestMedian(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 1))
+	for range 5000 {
+		a := make([]float32, 1+rng.IntN(40))
+		for i := range a {
+			a[i] = float32(rng.IntN(1+rng.IntN(50))) / 50
+		}
+		sorted := slices.Sorted(slices.Values(a))
+		n := len(a)
+		want := sorted[n/2]
+		if n%2 == 0 {
+			want = (sorted[n/2-1] + want) / 2
+		}
+		if got := median(slices.Clone(a)); got != want {
+			t.Fatalf("the median of %v is %g, want %g", a, got, want)
+		}
+	}
+}

@@ -180,17 +180,49 @@ func badness(into, values []float32, direction Direction, target, scale float32,
 			sorter = append(sorter, b)
 		}
 	}
-	slices.Sort(sorter)
-	median := sorter[n/2]
-	if n%2 == 0 {
-		median = (sorter[n/2-1] + median) / 2
-	}
+	neutral := median(sorter)
 	for i, b := range into {
 		if !known(b) {
-			into[i] = median
+			into[i] = neutral
 		}
 	}
 	return sorter, true
+}
+
+// median returns the median of numbers, whose order it changes: of an even number the mean of the two in the middle. It is within their
+// range.
+func median(a []float32) float32 {
+	k := len(a) / 2
+	// Hoare's selection: a[:k] ends not above, a[k+1:] not below a[k].
+	for low, high := 0, len(a)-1; low < high; {
+		pivot := a[low+(high-low)/2]
+		i, j := low, high
+		for i <= j {
+			for a[i] < pivot {
+				i++
+			}
+			for a[j] > pivot {
+				j--
+			}
+			if i <= j {
+				a[i], a[j] = a[j], a[i]
+				i++
+				j--
+			}
+		}
+		switch {
+		case k <= j:
+			high = j
+		case k >= i:
+			low = i
+		default:
+			low = high
+		}
+	}
+	if len(a)%2 == 1 {
+		return a[k]
+	}
+	return (slices.Max(a[:k]) + a[k]) / 2
 }
 
 // scores maps totals within 0–1, of which less is better, to scores within 0–100, and returns how many of them break no limit:
