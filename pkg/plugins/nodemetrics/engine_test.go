@@ -86,33 +86,34 @@ func TestLoop(t *testing.T) {
 		})
 	})
 	t.Run("failures keep the last values until these are too old", func(t *testing.T) {
-		good := true
+		var good atomic.Bool
+		good.Store(true)
 		loop(t, shortLived, func(context.Context, string) (map[string]float64, error) {
-			if good {
+			if good.Load() {
 				return map[string]float64{"a": 0.2, "b": 0.5}, nil
 			}
 			return nil, errors.New("down")
 		}, func(f *fixture, _ *fakeSource) {
-			good = false
+			good.Store(false)
 			time.Sleep(98 * time.Second)
 			check(f, "before they are too old", "a:100 b:70")
 			time.Sleep(2 * time.Second)
 			check(f, "after", "no scores")
-			good = true
+			good.Store(true)
 			time.Sleep(30 * time.Second)
 			check(f, "within an interval of its recovery", "a:100 b:70")
 		})
 	})
 	t.Run("a query that hangs holds up neither expiry nor other metrics nor the end", func(t *testing.T) {
-		hangs := false
+		var hangs atomic.Bool
 		loop(t, shortLived+"- {preset: memory, maxAge: 100s}\n", func(ctx context.Context, metric string) (map[string]float64, error) {
-			if hangs && metric == "cpu" {
+			if hangs.Load() && metric == "cpu" {
 				<-ctx.Done()
 				return nil, ctx.Err()
 			}
 			return map[string]float64{"a": 0.2, "b": 0.5}, nil
 		}, func(f *fixture, s *fakeSource) {
-			hangs = true
+			hangs.Store(true)
 			time.Sleep(101 * time.Second)
 			check(f, "after the last values are too old", "no scores")
 			if got := s.asked.Load(); got != 4 {
@@ -121,11 +122,12 @@ func TestLoop(t *testing.T) {
 		})
 	})
 	t.Run("a panic is counted and the next query is asked", func(t *testing.T) {
-		panics := true
+		var panics atomic.Bool
+		panics.Store(true)
 		counter := metrics.Panics.WithLabelValues(Name, "query")
 		before := testutil.ToFloat64(counter)
 		loop(t, shortLived, func(context.Context, string) (map[string]float64, error) {
-			if panics {
+			if panics.Load() {
 				panic("as a bug would")
 			}
 			return map[string]float64{"a": 0.2, "b": 0.5}, nil
@@ -134,7 +136,7 @@ func TestLoop(t *testing.T) {
 			if got := testutil.ToFloat64(counter) - before; got != 1 {
 				f.Errorf("%g panics were counted, want 1", got)
 			}
-			panics = false
+			panics.Store(false)
 			time.Sleep(31 * time.Second)
 			check(f, "afterwards", "a:100 b:70")
 		})
