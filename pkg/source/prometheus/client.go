@@ -156,6 +156,9 @@ func resultOf(err error) Result {
 		case v1.ErrBadData, v1.ErrExec:
 			return ResultBadQuery
 		case v1.ErrBadResponse:
+			if strings.HasPrefix(server.text, "bad response code") { // a redirect
+				return ResultRefused
+			}
 			return ResultBadAnswer
 		case v1.ErrTimeout, v1.ErrCanceled:
 			return ResultTimeout

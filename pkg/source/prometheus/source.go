@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"github.com/prometheus/common/model"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/klog/v2"
 
@@ -115,7 +114,8 @@ func (s *Source) tick(ctx context.Context, q *questions, update source.Update) {
 		s.advised = true
 		logger.Info(q.preset.Advice, "source", q.Name)
 	}
-	a, err := s.ask(ctx, logger, q)
+	j := s.Cluster.Joiner()
+	a, err := s.ask(ctx, logger, q, j)
 	switch {
 	case ctx.Err() != nil:
 		return
@@ -127,7 +127,7 @@ func (s *Source) tick(ctx context.Context, q *questions, update source.Update) {
 		s.become(logger, q, reason, err.Error())
 		return
 	}
-	s.take(logger, q, a, time.Now(), update)
+	s.take(q, a, j, time.Now(), update)
 	s.become(logger, q, Refreshed, "")
 }
 
@@ -146,19 +146,25 @@ func (s *Source) become(logger klog.Logger, q *questions, reason, message string
 	}
 }
 
-// answers are what a refresh brought.
-type answers struct {
-	typical, tail, failed, times model.Vector
+// pair are two nodes by name.
+type pair struct{ from, to string }
+
+// joined is a series whose labels name two nodes, with what identifies it among those of other queries: a series takes a tenth of the memory so.
+type joined struct {
+	pair
+	labels model.Fingerprint
+	value  float64
 }
+
+// answers are what a refresh brought.
+type answers struct{ typical, tail, failed, times []joined }
 
 var errRefused = errors.New("refused")
 
 // ask sends the queries of a refresh one after the other: their answers may be large. Without a tail it goes on; without what tells
 // failed probes, or how old a measurement is, it does not. Times come first: what is measured between two queries is rather taken for too old.
-func (s *Source) ask(ctx context.Context, logger klog.Logger, q *questions) (*answers, error) {
-	if nodes, err := s.Cluster.Nodes.List(labels.Everything()); err == nil {
-		s.Client.Expect(len(nodes))
-	}
+func (s *Source) ask(ctx context.Context, logger klog.Logger, q *questions, j *Joiner) (*answers, error) {
+	s.Client.Expect(len(j.names))
 	if q.preset.Refuse != "" {
 		v, err := s.query(ctx, logger, q.Name+"/refuse", q.preset.Refuse)
 		if err != nil {
@@ -169,20 +175,27 @@ func (s *Source) ask(ctx context.Context, logger klog.Logger, q *questions) (*an
 		}
 	}
 	var a answers
-	var err error
-	if a.times, err = s.query(ctx, logger, q.Name+"/time", q.Time); err != nil {
-		return nil, err
-	}
-	if a.typical, err = s.query(ctx, logger, q.Name+"/typical", q.Typical); err != nil {
-		return nil, err
-	}
-	if q.Failed != "" {
-		if a.failed, err = s.query(ctx, logger, q.Name+"/failed", q.Failed); err != nil {
+	for _, part := range []struct {
+		name, promql string
+		to           *[]joined
+		optional     bool
+	}{
+		{"time", q.Time, &a.times, false},
+		{"typical", q.Typical, &a.typical, false},
+		{"failed", q.Failed, &a.failed, false},
+		{"tail", q.Tail, &a.tail, true},
+	} {
+		if part.promql == "" {
+			continue
+		}
+		name := q.Name + "/" + part.name
+		v, err := s.query(ctx, logger, name, part.promql)
+		switch {
+		case err == nil:
+			*part.to = s.join(logger, q, j, name, v)
+		case !part.optional:
 			return nil, err
 		}
-	}
-	if q.Tail != "" {
-		a.tail, _ = s.query(ctx, logger, q.Name+"/tail", q.Tail) // logged, counted, and done without
 	}
 	return &a, nil
 }
@@ -216,114 +229,55 @@ func (s *Source) query(ctx context.Context, logger klog.Logger, name, promql str
 	return v, err
 }
 
-// pair are two nodes by name.
-type pair struct{ from, to string }
-
-// joined goes through the series whose labels name two nodes, and counts and logs the others.
-func (s *Source) joined(logger klog.Logger, q *questions, j *Joiner, name string, v model.Vector, f func(p pair, series *model.Sample)) *tally {
-	t := &tally{}
+// join keeps the series whose labels name two nodes, and counts and logs the others.
+func (s *Source) join(logger klog.Logger, q *questions, j *Joiner, name string, v model.Vector) []joined {
 	source, target := model.LabelName(q.Source), model.LabelName(q.Target)
+	all := make([]joined, 0, len(v))
+	unjoined, label, example := 0, "", ""
+	miss := func(l, value string) {
+		if unjoined++; unjoined == 1 {
+			label, example = l, value
+		}
+	}
 	for _, series := range v {
 		if series == nil {
 			continue
 		}
 		from, ok := j.Node(string(series.Metric[source]), q.sourceRegexp)
 		if !ok {
-			t.miss(q.Source, string(series.Metric[source]))
+			miss(q.Source, string(series.Metric[source]))
 			continue
 		}
 		to, ok := j.Node(string(series.Metric[target]), q.targetRegexp)
 		if !ok {
-			t.miss(q.Target, string(series.Metric[target]))
+			miss(q.Target, string(series.Metric[target]))
 			continue
 		}
-		t.joined++
-		f(pair{from, to}, series)
+		delete(series.Metric, model.MetricNameLabel) // a function takes it off
+		all = append(all, joined{pair{from, to}, series.Metric.Fingerprint(), float64(series.Value)})
 	}
 	st := s.state(name)
-	if t.unjoined > 0 && !st.unjoined {
+	if unjoined > 0 && !st.unjoined {
 		logger.Info("Series of Prometheus name no node of the cluster, and are left out: see how the labels are joined in docs/prometheus.md",
-			"query", name, "series", len(v), "unjoined", t.unjoined, "label", t.label, "example", clip(t.example))
+			"query", name, "series", len(v), "unjoined", unjoined, "label", label, "example", clip(example))
 	}
-	st.unjoined = t.unjoined > 0
-	return t
-}
-
-// tally counts the series of an answer.
-type tally struct {
-	joined, unjoined, rejected int
-	label, example             string
-}
-
-func (t *tally) miss(label, value string) {
-	if t.unjoined++; t.unjoined == 1 {
-		t.label, t.example = label, value
-	}
-}
-
-func (t *tally) show(name string) {
-	metrics.PrometheusSeries.WithLabelValues(name, "joined").Set(float64(t.joined - t.rejected))
-	metrics.PrometheusSeries.WithLabelValues(name, "unjoined").Set(float64(t.unjoined))
-	metrics.PrometheusSeries.WithLabelValues(name, "rejected").Set(float64(t.rejected))
+	st.unjoined = unjoined > 0
+	metrics.PrometheusSeries.WithLabelValues(name, "joined").Set(float64(len(all)))
+	metrics.PrometheusSeries.WithLabelValues(name, "unjoined").Set(float64(unjoined))
+	metrics.PrometheusSeries.WithLabelValues(name, "rejected").Set(0)
+	return all
 }
 
 // take makes reports of a refresh's answers.
-func (s *Source) take(logger klog.Logger, q *questions, a *answers, now time.Time, update source.Update) {
-	j := s.Cluster.Joiner()
+func (s *Source) take(q *questions, a *answers, j *Joiner, now time.Time, update source.Update) {
 	s.forget(j, now, update)
-
-	// The time of a series itself, where it has the same labels, else the newest of its pair.
-	ofSeries := make(map[model.Fingerprint]time.Time, len(a.times))
-	ofPair := make(map[pair]time.Time, len(a.times))
-	s.joined(logger, q, j, q.Name+"/time", a.times, func(p pair, series *model.Sample) {
-		t, ok := unixTime(float64(series.Value))
-		if !ok {
-			return
-		}
-		ofSeries[fingerprint(series.Metric)] = t
-		if ofPair[p].Before(t) {
-			ofPair[p] = t
-		}
-	}).show(q.Name + "/time")
-
-	samples := make(map[pair]latency.Sample, len(a.typical))
-	typical := s.joined(logger, q, j, q.Name+"/typical", a.typical, func(p pair, series *model.Sample) {
-		at, ok := ofSeries[fingerprint(series.Metric)]
-		if !ok {
-			at = ofPair[p]
-		}
-		n := latency.Sample{From: p.from, To: p.to, Typical: float64(series.Value) * q.seconds, Tail: math.NaN(), At: at}
-		if was, ok := samples[p]; !ok || prefer(&n, &was, now, s.MaxAge) {
-			samples[p] = n
-		}
-	})
-	s.joined(logger, q, j, q.Name+"/tail", a.tail, func(p pair, series *model.Sample) {
-		n, ok := samples[p]
-		if v := float64(series.Value) * q.seconds; ok && !math.IsNaN(v) && (math.IsNaN(n.Tail) || v > n.Tail) {
-			n.Tail = v
-			samples[p] = n
-		}
-	}).show(q.Name + "/tail")
-	s.joined(logger, q, j, q.Name+"/failed", a.failed, func(p pair, series *model.Sample) {
-		if series.Value == 0 {
-			return
-		}
-		at, ok := ofPair[p]
-		switch {
-		case !ok || at.After(now):
-			at = now
-		case now.Sub(at) > s.MaxAge: // it says nothing any more
-			return
-		}
-		samples[p] = latency.Sample{From: p.from, To: p.to, Typical: math.NaN(), Tail: math.NaN(), At: at, Failed: true}
-	}).show(q.Name + "/failed")
+	samples := s.samples(q, a, now)
 
 	// What cannot be used is reported, too, so that it is counted with its reason; the last good sample stays beside it.
 	var bad []latency.Sample
 	for p, n := range samples {
 		_, reason := latency.Check(n, now, s.MaxAge)
 		if reason != "" && reason != latency.ReasonFailed {
-			typical.rejected++
 			bad = append(bad, n)
 			continue
 		}
@@ -339,8 +293,62 @@ func (s *Source) take(logger klog.Logger, q *questions, a *answers, now time.Tim
 			of[p.to] = n
 		}
 	}
-	typical.show(q.Name + "/typical")
+	metrics.PrometheusSeries.WithLabelValues(q.Name+"/typical", "joined").Sub(float64(len(bad)))
+	metrics.PrometheusSeries.WithLabelValues(q.Name+"/typical", "rejected").Set(float64(len(bad)))
 	s.report(q, bad, update)
+}
+
+// samples makes one sample a pair.
+func (s *Source) samples(q *questions, a *answers, now time.Time) map[pair]latency.Sample {
+	// The time of a series itself, where it has the same labels, else the newest of its pair.
+	ofSeries := make(map[model.Fingerprint]time.Time, len(a.times))
+	ofPair := make(map[pair]time.Time, len(a.times))
+	for i := range a.times {
+		e := &a.times[i]
+		t, ok := unixTime(e.value)
+		if !ok {
+			continue
+		}
+		ofSeries[e.labels] = t
+		if ofPair[e.pair].Before(t) {
+			ofPair[e.pair] = t
+		}
+	}
+	samples := make(map[pair]latency.Sample, len(a.typical))
+	for i := range a.typical {
+		e := &a.typical[i]
+		at, ok := ofSeries[e.labels]
+		if !ok {
+			at = ofPair[e.pair]
+		}
+		n := latency.Sample{From: e.from, To: e.to, Typical: e.value * q.seconds, Tail: math.NaN(), At: at}
+		if was, ok := samples[e.pair]; !ok || prefer(&n, &was, now, s.MaxAge) {
+			samples[e.pair] = n
+		}
+	}
+	for i := range a.tail {
+		e := &a.tail[i]
+		n, ok := samples[e.pair]
+		if v := e.value * q.seconds; ok && !math.IsNaN(v) && (math.IsNaN(n.Tail) || v > n.Tail) {
+			n.Tail = v
+			samples[e.pair] = n
+		}
+	}
+	for i := range a.failed {
+		e := &a.failed[i]
+		if e.value == 0 {
+			continue
+		}
+		at, ok := ofPair[e.pair]
+		switch {
+		case !ok || at.After(now):
+			at = now
+		case now.Sub(at) > s.MaxAge: // it says nothing any more
+			continue
+		}
+		samples[e.pair] = latency.Sample{From: e.from, To: e.to, Typical: math.NaN(), Tail: math.NaN(), At: at, Failed: true}
+	}
+	return samples
 }
 
 // prefer reports whether one of two series of a pair is the better: a valid one, then the newer, then the larger.
@@ -351,16 +359,6 @@ func prefer(n, was *latency.Sample, now time.Time, maxAge time.Duration) bool {
 		return bad == ""
 	}
 	return cmp.Or(n.At.Compare(was.At), cmp.Compare(n.Typical, was.Typical)) > 0
-}
-
-// fingerprint identifies a series by its labels without its name, which a function takes off.
-func fingerprint(m model.Metric) model.Fingerprint {
-	if _, ok := m[model.MetricNameLabel]; !ok {
-		return m.Fingerprint()
-	}
-	m = m.Clone()
-	delete(m, model.MetricNameLabel)
-	return m.Fingerprint()
 }
 
 // forget drops what is too old, and what is of nodes that are gone, or are others by now.
