@@ -11,6 +11,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -96,8 +97,44 @@ func (c *Child) Kill() {
 	}
 }
 
-// Freeze makes the program hang: connections to it are made, since the kernel makes them, and nothing ever answers, until Thaw.
-func (c *Child) Freeze() { c.signal(syscall.SIGSTOP) }
+// Freeze makes the program hang: connections to it are made, since the kernel makes them, and nothing ever answers, until Thaw. It
+// returns when that is so, which needs /proc.
+func (c *Child) Freeze(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	c.signal(syscall.SIGSTOP)
+	// Each thread stops when it next meets the kernel; until then it may still answer.
+	err := program.Poll(ctx, nil, func(context.Context) error { return allStopped(c.PID()) })
+	if err != nil {
+		return fmt.Errorf("freezing %s: %w", c.name, err)
+	}
+	return nil
+}
+
+// allStopped is an error while a thread of the process runs or could run.
+func allStopped(pid int) error {
+	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+	if err == nil && len(threads) == 0 {
+		err = errors.New("the process has no threads")
+	}
+	if err != nil {
+		return program.Final(err)
+	}
+	for _, thread := range threads {
+		b, err := os.ReadFile(thread)
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ESRCH) {
+			return errors.New("a thread has just ended")
+		}
+		if err != nil {
+			return program.Final(err)
+		}
+		// The state follows the name, which is in parentheses and may hold anything.
+		if _, state, _ := bytes.Cut(b[bytes.LastIndexByte(b, ')'):], []byte(") ")); len(state) == 0 || state[0] != 'T' {
+			return errors.New("a thread still runs")
+		}
+	}
+	return nil
+}
 
 // Thaw lets a frozen program go on.
 func (c *Child) Thaw() { c.signal(syscall.SIGCONT) }

@@ -190,7 +190,9 @@ func TestPrometheusDiesHangsAndComesBack(t *testing.T) {
 	// It has kept what it knew.
 	awaitValue(t, s, `min_over_time(load[1m])`, 1)
 
-	s.Freeze()
+	if err := s.Freeze(ctx); err != nil {
+		t.Fatal(err)
+	}
 	hurried, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
 	defer cancel()
 	if _, err := s.Query(hurried, `load`); !errors.Is(err, context.DeadlineExceeded) {
