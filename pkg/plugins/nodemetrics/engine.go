@@ -567,12 +567,14 @@ func (e *engine) build(now time.Time) {
 		*v = values{measured: make([]float32, len(s.names)), at: make([]int64, len(s.names)), load: make([]atomic.Uint32, len(s.names))}
 		newest := time.Time{}
 		for n, name := range s.names {
-			v.measured[n] = unknown
 			value, ok := e.last[i][name]
 			if !ok || now.Sub(value.At) > m.maxAge || math.Abs(value.Value) > math.MaxFloat32 {
+				v.measured[n] = unknown
+				v.load[n].Store(math.Float32bits(unknown))
 				continue
 			}
 			v.measured[n], v.at[n] = float32(value.Value), value.At.UnixNano()
+			v.load[n].Store(math.Float32bits(v.measured[n]))
 			v.known++
 			if expires := value.At.Add(m.maxAge); s.expires.IsZero() || expires.Before(s.expires) {
 				s.expires = expires
@@ -606,8 +608,10 @@ func (e *engine) build(now time.Time) {
 			e.take(uid)
 		}
 	}
-	for n, name := range s.names {
-		s.load(e.metrics, int32(n), e.onNode[name])
+	for name, pods := range e.onNode {
+		if n := s.number(name); n >= 0 {
+			s.load(e.metrics, n, pods)
+		}
 	}
 	e.current.Store(s)
 	e.mu.Unlock()
