@@ -235,3 +235,10 @@ e2e-down: e2e-programs $(KIND_PROGRAMS) ## end what `make e2e KEEP=1` left runni
 scale: tools build ## what thousands of probers cost API server, scheduler and node (FULL=1: 15,000 nodes as well)
 	@echo "compiling the scale tests …"
 	FULL=$(FULL) go test -tags scale -count=1 -parallel 8 -timeout 60m -v ./test/scale
+
+##@ Load
+
+.PHONY: load
+load: tools build bin/prometheus bin/promtool ## where a burst lands on nodes whose load differs: NodeMetrics, Trimaran, the stock scheduler
+	@echo "compiling the load test …"
+	go test -tags load -count=1 -timeout 10m -v ./test/load

@@ -22,7 +22,7 @@ const ours = "nodemetrics"
 
 // contestants are configured as their own documentation recommends.
 var contestants = []contestant{
-	{name: "stock", title: "stock kube-scheduler", binary: "kube-scheduler", profile: `{}`},
+	{name: "stock", title: "stock kube-scheduler", binary: "kube-scheduler", profile: "\n"},
 	{
 		name: "targetload", title: "TargetLoadPacking", binary: "fogsched",
 		// The example of the plugin's README, with the new name of what it disables.
@@ -32,6 +32,23 @@ var contestants = []contestant{
       disabled:
       - name: NodeResourcesBalancedAllocation
       - name: NodeResourcesFit
+      enabled:
+      - name: TargetLoadPacking
+  pluginConfig:
+  - name: TargetLoadPacking
+    args:
+      defaultRequests: {cpu: 2000m}
+      defaultRequestsMultiplier: "2"
+      targetUtilization: 70
+      metricProvider: {type: Prometheus, address: PROMETHEUS}
+`,
+	},
+	{
+		// The same beside the scores of the default profile, which keep it from filling one node.
+		name: "targetloadmixed", title: "TargetLoadPacking and default scores", binary: "fogsched",
+		profile: `
+  plugins:
+    score:
       enabled:
       - name: TargetLoadPacking
   pluginConfig:
@@ -65,7 +82,7 @@ var contestants = []contestant{
     multiPoint:
       enabled:
       - name: NodeMetrics
-        weight: 5
+        weight: 10
   pluginConfig:
   - name: NodeMetrics
     args:
@@ -78,12 +95,8 @@ var contestants = []contestant{
 
 // config is the KubeSchedulerConfiguration of a contestant.
 func (c contestant) config(prometheus string) []byte {
-	profile := strings.ReplaceAll(c.profile, "PROMETHEUS", prometheus)
-	if c.profile == "{}" {
-		profile = "\n"
-	}
 	return fmt.Appendf(nil, `apiVersion: kubescheduler.config.k8s.io/v1
 kind: KubeSchedulerConfiguration
 profiles:
-- schedulerName: %s%s`, c.name, profile)
+- schedulerName: %s%s`, c.name, strings.ReplaceAll(c.profile, "PROMETHEUS", prometheus))
 }

@@ -141,14 +141,6 @@ func (m *machine) place(pod string, u usage) {
 	m.pods[pod] = u
 }
 
-// remove ends a pod.
-func (m *machine) remove(pod string) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.advance(time.Now())
-	delete(m.pods, pod)
-}
-
 // advance lets the time until now pass, in steps that are short to the waves.
 func (m *machine) advance(now time.Time) {
 	const step = time.Second
