@@ -36,8 +36,12 @@ func address(ni fwk.NodeInfo) uintptr { return (*[2]uintptr)(unsafe.Pointer(&ni)
 func (t *NodeTable) start(a uintptr) int { return int(uint64(a) * 0x9E3779B97F4A7C15 >> t.shift) }
 
 // Put sets a candidate's value.
-func (t *NodeTable) Put(ni fwk.NodeInfo, value int64) {
-	a := address(ni)
+func (t *NodeTable) Put(ni fwk.NodeInfo, value int64) { t.put(address(ni), value) }
+
+// Get returns the value that was put for a candidate; ok is false where there is none.
+func (t *NodeTable) Get(ni fwk.NodeInfo) (value int64, ok bool) { return t.get(address(ni)) }
+
+func (t *NodeTable) put(a uintptr, value int64) {
 	if a == 0 {
 		return
 	}
@@ -49,9 +53,7 @@ func (t *NodeTable) Put(ni fwk.NodeInfo, value int64) {
 	}
 }
 
-// Get returns the value that was put for a candidate; ok is false where there is none.
-func (t *NodeTable) Get(ni fwk.NodeInfo) (value int64, ok bool) {
-	a := address(ni)
+func (t *NodeTable) get(a uintptr) (value int64, ok bool) {
 	if len(t.slots) == 0 || a == 0 {
 		return 0, false
 	}

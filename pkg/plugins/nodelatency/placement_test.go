@@ -408,36 +408,6 @@ func TestStrangers(t *testing.T) {
 	}
 }
 
-func TestCostTable(t *testing.T) {
-	var none costTable
-	if got := none.get(8); got != 0 {
-		t.Errorf("an empty table has %d", got)
-	}
-	for _, n := range []int{1, 2, 3, 8, 100, 5000} {
-		table := newCostTable(n)
-		if len(table.slots) < 2*n {
-			t.Fatalf("%d slots for %d costs", len(table.slots), n)
-		}
-		a := func(i int) uintptr { return uintptr(0xc000000000 + 1024*i) } // as an allocator hands them out
-		for i := range n {
-			table.put(a(i), int64(i)+1)
-		}
-		table.put(0, 7)
-		for i := range n {
-			if got := table.get(a(i)); got != int64(i)+1 {
-				t.Fatalf("n=%d: the cost of %d is %d", n, i, got)
-			}
-		}
-		if table.get(a(n)) != 0 || table.get(0) != 0 {
-			t.Errorf("n=%d: what was not put has a cost", n)
-		}
-		table.put(a(0), 99)
-		if got := table.get(a(0)); got != 99 {
-			t.Errorf("n=%d: put again, and the cost is %d", n, got)
-		}
-	}
-}
-
 // TestScoreOfAnotherNodeInfo: a NodeInfo that PreScore did not see is found by its name.
 func TestScoreOfAnotherNodeInfo(t *testing.T) {
 	f := newFixture(t, line())

@@ -4,10 +4,8 @@ package nodelatency
 
 import (
 	"context"
-	"math/bits"
 	"slices"
 	"sync"
-	"unsafe"
 
 	v1 "k8s.io/api/core/v1"
 	fwk "k8s.io/kube-scheduler/framework"
@@ -50,9 +48,9 @@ func (p *NodeLatency) PreScore(ctx context.Context, cycle fwk.CycleState, _ *v1.
 		metrics.Decisions.WithLabelValues("no_data").Inc()
 		return skip
 	}
-	s.table = newCostTable(len(nodes))
+	s.table = internal.NewNodeTable(len(nodes))
 	for i, ni := range nodes {
-		s.table.put(address(ni), s.costOf(ws.candidates[i]))
+		s.table.Put(ni, s.costOf(ws.candidates[i]))
 	}
 	metrics.Decisions.WithLabelValues("scored").Inc()
 	return nil
@@ -115,7 +113,7 @@ func (p *NodeLatency) Score(ctx context.Context, cycle fwk.CycleState, _ *v1.Pod
 	if s == nil || s.costs == nil {
 		return 0, nil
 	}
-	if cost := s.table.get(address(nodeInfo)); cost > 0 {
+	if cost, ok := s.table.Get(nodeInfo); ok && cost > 0 {
 		return cost, nil
 	}
 	n, ok := s.snap.Index(nodeInfo.Node().Name)
@@ -131,58 +129,6 @@ func (s *state) costOf(n int32) int64 {
 		return s.neutral
 	}
 	return s.costs[n]
-}
-
-// costTable holds the cost of each candidate by the address of its NodeInfo: Score gets the very objects that PreScore got,
-// and at 5,000 nodes a look-up by name takes three times as long. It is a hash table with linear probing; the zero value is
-// empty.
-type costTable struct {
-	slots []costSlot // a power of two of them, at most half of them used
-	shift int
-}
-
-type costSlot struct {
-	address uintptr
-	cost    int64
-}
-
-func newCostTable(n int) costTable {
-	size := bits.Len(uint(2 * n))
-	return costTable{slots: make([]costSlot, 1<<size), shift: 64 - size}
-}
-
-// address returns the address of a NodeInfo: the second word of the interface that holds it. It is only ever compared, and
-// whoever asks holds the NodeInfo.
-func address(ni fwk.NodeInfo) uintptr { return (*[2]uintptr)(unsafe.Pointer(&ni))[1] }
-
-// start is the slot where the search for an address begins: Fibonacci hashing.
-func (t *costTable) start(a uintptr) int { return int(uint64(a) * 0x9E3779B97F4A7C15 >> t.shift) }
-
-func (t *costTable) put(a uintptr, cost int64) {
-	if a == 0 {
-		return
-	}
-	for i := t.start(a); ; i = (i + 1) & (len(t.slots) - 1) {
-		if s := &t.slots[i]; s.address == 0 || s.address == a {
-			*s = costSlot{a, cost}
-			return
-		}
-	}
-}
-
-// get returns the cost that was put for an address, 0 where there is none.
-func (t *costTable) get(a uintptr) int64 {
-	if len(t.slots) == 0 || a == 0 {
-		return 0
-	}
-	for i := t.start(a); ; i = (i + 1) & (len(t.slots) - 1) {
-		switch s := &t.slots[i]; s.address {
-		case a:
-			return s.cost
-		case 0:
-			return 0
-		}
-	}
 }
 
 // ScoreExtensions returns the plugin itself.

@@ -12,6 +12,7 @@ import (
 	"github.com/fogsched/fogsched/pkg/intent"
 	"github.com/fogsched/fogsched/pkg/latency"
 	"github.com/fogsched/fogsched/pkg/placement"
+	"github.com/fogsched/fogsched/pkg/plugins/internal"
 )
 
 // state is what one scheduling cycle knows. PreFilter makes it; what the later extension points write is theirs alone.
@@ -31,7 +32,7 @@ type state struct {
 	// costs is in nanoseconds by node number, 0 where the node is no candidate. PreScore writes it.
 	costs []int64
 	// table has the costs by candidate, for Score.
-	table costTable
+	table internal.NodeTable
 	// neutral is the cost of a candidate that the snapshot does not know.
 	neutral int64
 	// best and second are the candidates of the lowest cost; -1 where there is none.
