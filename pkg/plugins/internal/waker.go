@@ -12,8 +12,8 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// wakeInterval is the least time between two looks at the rejected pods.
-const wakeInterval = 100 * time.Millisecond
+// WakeInterval is the least time between two looks at the rejected pods.
+const WakeInterval = 100 * time.Millisecond
 
 // Waker sends pods that a plugin rejected back to the scheduling queue when they are acceptable: new data of a plugin's own is no cluster
 // event that the queue would see.
@@ -51,14 +51,17 @@ func (k *Waker) Add(r Rejected) {
 	k.Wake()
 }
 
-// Update takes up the newest version of a pod, where it is one of the rejected.
-func (k *Waker) Update(pod *v1.Pod) {
+// Update takes up the newest version of a pod, and returns the one before; nil where it is none of the rejected.
+func (k *Waker) Update(pod *v1.Pod) (old *v1.Pod) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if r, ok := k.rejected[pod.UID]; ok {
-		r.Pod = pod
-		k.rejected[pod.UID] = r
+	r, ok := k.rejected[pod.UID]
+	if !ok {
+		return nil
 	}
+	old, r.Pod = r.Pod, pod
+	k.rejected[pod.UID] = r
+	return old
 }
 
 // Forget drops a pod that was placed, or is gone.
@@ -104,7 +107,7 @@ func (k *Waker) Run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(wakeInterval):
+		case <-time.After(WakeInterval):
 		}
 	}
 }

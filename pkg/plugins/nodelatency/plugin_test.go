@@ -29,6 +29,7 @@ import (
 	"github.com/fogsched/fogsched/pkg/apis/fogsched/v1alpha1"
 	"github.com/fogsched/fogsched/pkg/latency"
 	"github.com/fogsched/fogsched/pkg/metrics"
+	"github.com/fogsched/fogsched/pkg/plugins/internal"
 	"github.com/fogsched/fogsched/pkg/source/prometheus"
 	"github.com/fogsched/fogsched/pkg/source/zones"
 )
@@ -526,7 +527,7 @@ func TestWaker(t *testing.T) {
 				defer wg.Wait()
 				defer cancel()
 				wg.Go(func() { e.waker.run(ctx) })
-				settled := func() { time.Sleep(3 * wakeInterval); synctest.Wait() }
+				settled := func() { time.Sleep(3 * internal.WakeInterval); synctest.Wait() }
 
 				pod := makePod("web").annotation(hard).obj()
 				e.setPod(pod)

@@ -16,38 +16,21 @@ import (
 	"github.com/fogsched/fogsched/pkg/apis/fogsched/v1alpha1"
 	"github.com/fogsched/fogsched/pkg/latency"
 	"github.com/fogsched/fogsched/pkg/metrics"
+	"github.com/fogsched/fogsched/pkg/plugins/internal"
 )
-
-// wakeInterval is the least time between two looks at the rejected pods.
-const wakeInterval = 100 * time.Millisecond
 
 // waker sends a rejected pod back to the scheduling queue when a node that its limits excluded keeps them now. It looks
 // when there is a new snapshot, and when an intent or the place of a workload changed.
 type waker struct {
 	engine *engine
-	signal chan struct{}
-
-	mu       sync.Mutex
-	rejected map[types.UID]rejectedPod
-}
-
-type rejectedPod struct {
-	pod    *v1.Pod
-	handle fwk.Handle
-	// nodes and rejected, by their numbers, tell the nodes that the limits did not exclude: latency is not what stands in the
-	// way there. A node that came later, or that the snapshot did not know yet, is not among them.
-	nodes    latency.Nodes
-	rejected []uint8
-}
-
-// other reports whether a node is one that the limits did not exclude.
-func (r *rejectedPod) other(node string) bool {
-	n, ok := r.nodes.Index(node)
-	return ok && r.rejected[n] == 0
+	pods   *internal.Waker
 }
 
 func newWaker(e *engine) *waker {
-	return &waker{engine: e, signal: make(chan struct{}, 1), rejected: map[types.UID]rejectedPod{}}
+	return &waker{engine: e, pods: internal.NewWaker(e.guard, func(logger klog.Logger, pod *v1.Pod) {
+		metrics.Woken.Inc()
+		logger.V(3).Info("A node keeps the pod's latency limits now", "pod", klog.KObj(pod))
+	})}
 }
 
 // add remembers a pod that was rejected on the data of a state.
@@ -56,60 +39,44 @@ func (k *waker) add(pod *v1.Pod, handle fwk.Handle, s *state) {
 		return // nothing would take it out again
 	}
 	// The pods of one snapshot share it; a pending pod costs a byte a node.
-	r := rejectedPod{pod: pod, handle: handle, nodes: s.snap.Nodes(), rejected: s.rejected}
-	k.mu.Lock()
-	k.rejected[pod.UID] = r
-	k.mu.Unlock()
-	// The data may have changed since the state was made.
-	k.wake()
+	nodes, rejected := s.snap.Nodes(), s.rejected
+	k.pods.Add(internal.Rejected{Pod: pod, Handle: handle, Acceptable: func(pod *v1.Pod) bool {
+		return k.engine.acceptable(pod, nodes, rejected)
+	}})
 }
 
 // update takes up a change of a pod that was rejected: its annotation and its labels say which limits it has.
 func (k *waker) update(pod *v1.Pod) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	r, ok := k.rejected[pod.UID]
-	if !ok {
+	old := k.pods.Update(pod)
+	if old == nil {
 		return
 	}
-	old := r.pod
-	r.pod = pod
-	k.rejected[pod.UID] = r
 	if pod.Annotations[v1alpha1.LatencyAnnotation] != old.Annotations[v1alpha1.LatencyAnnotation] || !maps.Equal(pod.Labels, old.Labels) {
 		k.wake() // to the scheduling queue a new annotation is no event
 	}
 }
 
-func (k *waker) forget(uid types.UID) {
-	k.mu.Lock()
-	delete(k.rejected, uid)
-	k.mu.Unlock()
-}
+func (k *waker) forget(uid types.UID) { k.pods.Forget(uid) }
 
 // wake has the rejected pods looked at soon.
-func (k *waker) wake() {
-	select {
-	case k.signal <- struct{}{}:
-	default:
-	}
-}
+func (k *waker) wake() { k.pods.Wake() }
 
 // acceptable reports whether a node that a pod's limits excluded, or a new one, keeps them now.
 func (k *waker) acceptable(pod *v1.Pod) bool {
-	k.mu.Lock()
-	r, ok := k.rejected[pod.UID]
-	k.mu.Unlock()
-	return ok && k.acceptableNow(r)
+	acceptable, _ := k.pods.Acceptable(pod)
+	return acceptable
 }
 
-func (k *waker) acceptableNow(r rejectedPod) bool {
-	w := k.engine.wantsOf(r.pod)
-	s := k.engine.compile(r.pod, &w, true)
+// acceptable reports whether a node keeps a pod's limits now that is one of the rejected, or that came later, or that the snapshot did not
+// know yet. Latency is not what stands in the way on the others.
+func (e *engine) acceptable(pod *v1.Pod, then latency.Nodes, rejected []uint8) bool {
+	w := e.wantsOf(pod)
+	s := e.compile(pod, &w, true)
 	for n := range int32(s.snap.Len()) {
 		if s.judge(n) != "" {
 			continue
 		}
-		if !r.other(s.snap.Name(n)) {
+		if was, ok := then.Index(s.snap.Name(n)); !ok || rejected[was] != 0 {
 			return true
 		}
 	}
@@ -118,6 +85,9 @@ func (k *waker) acceptableNow(r rejectedPod) bool {
 
 // run looks at the rejected pods whenever something changed, until ctx ends.
 func (k *waker) run(ctx context.Context) {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() { k.pods.Run(ctx) })
 	sweep := time.NewTicker(sweepAge)
 	defer sweep.Stop()
 	for {
@@ -127,39 +97,9 @@ func (k *waker) run(ctx context.Context) {
 		case now := <-sweep.C:
 			k.engine.catalog.sweep(now)
 			continue
-		case <-k.signal:
 		case <-k.engine.index.Changed():
 		case <-k.engine.catalog.changed:
 		}
-		k.look(ctx)
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(wakeInterval):
-		}
+		k.wake()
 	}
-}
-
-func (k *waker) look(ctx context.Context) {
-	k.mu.Lock()
-	pods := make([]rejectedPod, 0, len(k.rejected))
-	for _, r := range k.rejected {
-		pods = append(pods, r)
-	}
-	k.mu.Unlock()
-	for _, r := range pods {
-		k.lookAt(ctx, r)
-	}
-}
-
-func (k *waker) lookAt(ctx context.Context, r rejectedPod) {
-	defer k.engine.guard.Recover(ctx, "waker", nil)
-	if !k.acceptableNow(r) {
-		return
-	}
-	k.forget(r.pod.UID)
-	metrics.Woken.Inc()
-	logger := klog.FromContext(ctx)
-	logger.V(3).Info("A node keeps the pod's latency limits now", "pod", klog.KObj(r.pod))
-	r.handle.Activate(logger, map[string]*v1.Pod{r.pod.Namespace + "/" + r.pod.Name: r.pod})
 }
