@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -30,13 +31,29 @@ const (
 	seriesBytes = 256
 	// leastBody lets any query that aggregates less than it should have its answer, in the smallest cluster.
 	leastBody = 4 << 20
+
+	// A query that was answered is not expected to have an answer of more than growth times that length, and smallBody on top, the next time.
+	// One that is longer is a fault, and reading faults at full length costs CPU that scheduling lacks: so it is read so far in only one of
+	// wholeEvery attempts, the third at first. One that is longer in good faith is taken up then.
+	growth     = 4
+	smallBody  = 1 << 20
+	wholeEvery = 10
 )
 
 // Client asks one Prometheus. It is safe for concurrent use.
 type Client struct {
 	api     v1.API
 	timeout time.Duration
-	body    *bounded
+	limit   atomic.Int64 // of an answer, in bytes
+
+	mu      sync.Mutex
+	lengths map[string]length // by PromQL
+}
+
+// length is what is remembered of the answers to a query.
+type length struct {
+	good    int64 // bytes of the last one that was read to its end
+	tooLong int   // attempts in a row that were longer than was taken
 }
 
 // NewClient returns a client for a configuration that is valid. It sends nothing.
@@ -45,24 +62,57 @@ func NewClient(c *Config) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	body := &bounded{next: rt}
-	body.limit.Store(MaxBody)
-	a, err := api.NewClient(api.Config{Address: c.Address, Client: &http.Client{
-		Transport: body,
+	return newClient(c.Address, c.Timeout.Duration, rt)
+}
+
+func newClient(address string, timeout time.Duration, rt http.RoundTripper) (*Client, error) {
+	a, err := api.NewClient(api.Config{Address: address, Client: &http.Client{
+		Transport: &bounded{rt},
 		// A redirect would take the token, and the scheduler's trust, to a place that nobody configured.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}})
 	if err != nil {
 		return nil, err
 	}
-	return &Client{api: v1.NewAPI(a), timeout: c.Timeout.Duration, body: body}, nil
+	client := &Client{api: v1.NewAPI(a), timeout: timeout, lengths: map[string]length{}}
+	client.limit.Store(MaxBody)
+	return client, nil
 }
 
 // Expect bounds the following answers by what a cluster of so many nodes can have to say: a series for each of all pairs, and with more than
 // 512 nodes for 512 pairs a node. So what a server sends too much costs memory in proportion to the cluster.
 func (c *Client) Expect(nodes int) {
 	pairs := int64(nodes) * int64(min(nodes, 512))
-	c.body.limit.Store(min(leastBody+pairs*seriesBytes, MaxBody))
+	c.limit.Store(min(leastBody+pairs*seriesBytes, MaxBody))
+}
+
+// allowance returns how long the next answer to a query may be, in bytes.
+func (c *Client) allowance(promql string) int64 {
+	most := c.limit.Load()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch l := c.lengths[promql]; {
+	case l.good == 0 && l.tooLong == 0, l.tooLong%wholeEvery == 2:
+		return most
+	default:
+		return min(most, growth*l.good+smallBody)
+	}
+}
+
+// remember notes what became of a query whose answer was read to so many bytes.
+func (c *Client) remember(promql string, read int64, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	l := c.lengths[promql]
+	switch {
+	case err == nil:
+		l = length{good: read}
+	case errors.Is(err, errTooLarge):
+		l.tooLong++
+	default:
+		return
+	}
+	c.lengths[promql] = l
 }
 
 // Query evaluates an instant query and returns its series. name is what metrics call it. An answer that is no vector is an error.
@@ -70,7 +120,9 @@ func (c *Client) Query(ctx context.Context, name, promql string) (model.Vector, 
 	ctx, cancel := context.WithTimeoutCause(ctx, c.timeout, errTimeout)
 	defer cancel()
 	start := time.Now()
-	v, err := c.query(ctx, promql)
+	b := &budget{left: c.allowance(promql)}
+	v, err := c.query(context.WithValue(ctx, budgetKey{}, b), promql)
+	c.remember(promql, b.read.Load(), err)
 	if err != nil && ctx.Err() != nil && context.Cause(ctx) == errTimeout { //nolint:errorlint // the very one
 		err = fmt.Errorf("no whole answer within %s: %w", c.timeout, errTimeout)
 	}
@@ -184,29 +236,39 @@ func clip(s string) string {
 	return s
 }
 
-// bounded is a RoundTripper whose answers end with an error at a limit.
-type bounded struct {
-	next  http.RoundTripper
-	limit atomic.Int64
+// budget is how much of an answer may still be read, and how much was. A request's context holds it. After a timeout the answer may still be
+// read while the query has ended.
+type budget struct {
+	left int64
+	read atomic.Int64
 }
+
+type budgetKey struct{}
+
+// bounded is a RoundTripper whose answers end with an error at the budget's end.
+type bounded struct{ next http.RoundTripper }
 
 func (b *bounded) RoundTrip(r *http.Request) (*http.Response, error) {
 	response, err := b.next.RoundTrip(r)
 	if err != nil {
 		return nil, err
 	}
-	limit := b.limit.Load()
-	if response.ContentLength > limit {
-		response.Body.Close() //nolint:errcheck,gosec // nothing was read
+	budget, ok := r.Context().Value(budgetKey{}).(*budget)
+	if !ok {
+		response.Body.Close() //nolint:gosec // nothing was read
+		return nil, errors.New("a request without a bound")
+	}
+	if response.ContentLength > budget.left {
+		response.Body.Close() //nolint:gosec // nothing was read
 		return nil, errTooLarge
 	}
-	response.Body = &boundedBody{response.Body, limit}
+	response.Body = &boundedBody{response.Body, budget}
 	return response, nil
 }
 
 type boundedBody struct {
 	io.ReadCloser
-	left int64
+	*budget
 }
 
 func (b *boundedBody) Read(p []byte) (int, error) {
@@ -217,6 +279,7 @@ func (b *boundedBody) Read(p []byte) (int, error) {
 		p = p[:b.left+1]
 	}
 	n, err := b.ReadCloser.Read(p)
+	b.read.Add(int64(n))
 	if b.left -= int64(n); b.left < 0 {
 		return 0, errTooLarge
 	}

@@ -11,8 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/prometheus/client_golang/api"
-	promv1 "github.com/prometheus/client_golang/api/prometheus/v1"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/fogsched/fogsched/pkg/latency"
@@ -64,15 +62,13 @@ func FuzzAnswer(f *testing.F) {
 			}
 			return &http.Response{StatusCode: status, Header: http.Header{}, Body: io.NopCloser(strings.NewReader(a)), Request: r}, nil
 		})
-		body := &bounded{next: rt}
-		body.limit.Store(MaxBody)
-		a, err := api.NewClient(api.Config{Address: "http://x", Client: &http.Client{Transport: body}})
+		client, err := newClient("http://x", time.Second, rt)
 		if err != nil {
 			t.Fatal(err)
 		}
 		nodes, _ := cluster(t, node("a", "10.0.0.1"), node("b", "10.0.0.2"), node("c", "10.0.0.3"))
 		k := take(t, &Source{
-			Client: &Client{api: promv1.NewAPI(a), timeout: time.Second, body: body}, Cluster: nodes, Latencies: words(), Interval: time.Second, MaxAge: time.Minute,
+			Client: client, Cluster: nodes, Latencies: words(), Interval: time.Second, MaxAge: time.Minute,
 		})
 		panics := testutil.ToFloat64(metrics.Panics.WithLabelValues("prometheus", "query"))
 		k.refresh()

@@ -441,8 +441,8 @@ func TestFaults(t *testing.T) {
 		"a timeout of the server":  {answer: promError("timeout", "query timed out"), want: ResultTimeout},
 		"a length of 1 GB": {answer: func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Length", "1073741824")
-			io.WriteString(w, startOfVector)
-		}, want: ResultTooLarge}, //nolint:errcheck // a test's server
+			io.WriteString(w, startOfVector) //nolint:errcheck // a test's server
+		}, want: ResultTooLarge},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
