@@ -92,10 +92,19 @@ func (d *demands) refresh(ctx context.Context, q *prometheus.NodeQuery) {
 			logger.Info("Series of a demand name no node of the cluster", "demand", name, "series", answer.Unjoined, "label", q.Label, "example", answer.Example)
 		}
 		now.told = answer.Unjoined > 0
-		now.nodes = answer.Nodes
+		// Of whom the answer says nothing good, the last value stays until it is too old.
+		now.nodes = maps.Clone(was.nodes)
+		if now.nodes == nil {
+			now.nodes = map[string]prometheus.NodeValue{}
+		}
+		for node, v := range answer.Nodes {
+			if v.Value >= 0 && !v.At.Before(now.nodes[node].At) {
+				now.nodes[node] = v
+			}
+		}
 	}
 	old := time.Now().Add(-d.maxAge)
-	stale := func(_ string, v prometheus.NodeValue) bool { return v.At.Before(old) || v.Value < 0 }
+	stale := func(_ string, v prometheus.NodeValue) bool { return v.At.Before(old) }
 	if anyOf(now.nodes, stale) {
 		now.nodes = maps.Clone(now.nodes)
 		maps.DeleteFunc(now.nodes, stale)
