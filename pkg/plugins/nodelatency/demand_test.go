@@ -192,13 +192,14 @@ func TestDemandRefresh(t *testing.T) {
 		{"until they are too old", fakePrometheus{}, true, map[string]float64{}},
 		{"and then it is back", fakePrometheus{series: map[string]string{"a": "6"}, at: now}, false, map[string]float64{"a": 6}},
 		{
-			"what is no amount of traffic is unknown",
+			"what is no amount of traffic is not taken up",
 			fakePrometheus{series: map[string]string{"a": "NaN", "b": "-1", "c": "+Inf", "another cluster's": "7"}, at: now},
 			false,
-			map[string]float64{},
+			map[string]float64{"a": 6},
 		},
-		{"what is old is unknown, however new the answer", fakePrometheus{series: map[string]string{"a": "5"}, at: now.Add(-2 * time.Minute)}, false, map[string]float64{}},
-		{"a node without a series is unknown", fakePrometheus{series: map[string]string{"c": "1"}, at: now}, false, map[string]float64{"c": 1}},
+		{"nor is what is old, however new the answer", fakePrometheus{series: map[string]string{"b": "5"}, at: now.Add(-2 * time.Minute)}, false, map[string]float64{"a": 6}},
+		{"a node without a series keeps its value", fakePrometheus{series: map[string]string{"c": "1"}, at: now}, false, map[string]float64{"a": 6, "c": 1}},
+		{"until that is too old", fakePrometheus{series: map[string]string{"b": "NaN"}, at: now}, true, map[string]float64{}},
 	}
 	answer := fakePrometheus{}
 	server := httptest.NewServer(&answer)
