@@ -78,6 +78,12 @@ func (a *DemandArgs) regexp() *regexp.Regexp {
 	return regexp.MustCompile(a.NodeRegexp) // it was validated
 }
 
+// CheckArgs returns what is wrong with the args of a pluginConfig.
+func CheckArgs(obj runtime.Object) error {
+	_, err := getArgs(obj)
+	return err
+}
+
 func getArgs(obj runtime.Object) (*Args, error) {
 	args := &Args{MaxAge: metav1.Duration{Duration: store.DefaultMaxAge}}
 	if err := internal.DecodeArgs(Name, obj, args); err != nil {

@@ -123,6 +123,12 @@ var defaultRequests = map[v1.ResourceName]resource.Quantity{
 	v1.ResourceMemory: resource.MustParse("200Mi"),
 }
 
+// CheckArgs returns what is wrong with the args of a pluginConfig.
+func CheckArgs(obj runtime.Object) error {
+	_, err := getArgs(obj)
+	return err
+}
+
 func getArgs(obj runtime.Object) (*Args, error) {
 	args := &Args{}
 	if err := internal.DecodeArgs(Name, obj, args); err != nil {
