@@ -30,6 +30,7 @@ func m(ms float64) cell { return cell{ms, latency.Measured} }
 func r(ms float64) cell { return cell{ms, latency.Reverse} }
 func z(ms float64) cell { return cell{ms, latency.Zone} }
 func c(ms float64) cell { return cell{ms, latency.Coordinate} }
+func k(ms float64) cell { return cell{ms, latency.Ranking} }
 
 var unknown = cell{}
 
@@ -52,6 +53,8 @@ func TestClientLimit(t *testing.T) {
 		"Any: an estimate above the limit never rejects":           {Any, []Target{lane(5, m(10)), lane(6, z(300))}, 0, Unmeasured},
 		"Any: an estimate below the limit never accepts":           {Any, []Target{lane(5, m(10)), lane(6, z(1))}, 0, Unmeasured},
 		"Any: a coordinate decides nothing either":                 {Any, []Target{lane(5, c(300))}, 0, Unmeasured},
+		"Any: a ranking decides nothing either":                    {Any, []Target{lane(5, k(300))}, 0, Unmeasured},
+		"Nearest: a ranking never accepts":                         {Nearest, []Target{lane(5, m(21)), lane(6, k(1))}, 0, Unmeasured},
 		"Nearest: the smallest decides":                            {Nearest, []Target{lane(5, m(10)), lane(6, m(300))}, 0, Kept},
 		"Nearest: all beyond":                                      {Nearest, []Target{lane(5, m(21)), lane(6, m(300))}, 0, Exceeded},
 		"Nearest: one unknown could be near":                       {Nearest, []Target{lane(5, m(21)), lane(6, unknown)}, 0, Unmeasured},

@@ -59,11 +59,13 @@ const MaxQueryBytes = 16 << 10
 // units are what a value is multiplied by to get seconds.
 var units = map[string]float64{"s": 1, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ns": 1e-9}
 
+const matchers = `\{([^"'` + "`" + `{}]|"([^"\\]|\\.)*"|'([^'\\]|\\.)*'|` + "`[^`]*`" + `)*\}`
+
 var (
 	validName  = regexp.MustCompile(`^[a-z0-9]([-a-z0-9_.]{0,61}[a-z0-9])?$`)
 	validLabel = regexp.MustCompile(`^[a-zA-Z_][a-zA-Z0-9_]*$`)
-	// A plain selector has matchers in braces and an offset at most. A string may hold any character, a brace included.
-	plainSelector = regexp.MustCompile(`^\s*[a-zA-Z_:][a-zA-Z0-9_:]*\s*(\{([^"'` + "`" + `{}]|"([^"\\]|\\.)*"|'([^'\\]|\\.)*'|` + "`[^`]*`" + `)*\})?\s*$`)
+	// A plain selector is a name, matchers in braces, or both. A string may hold any character, a brace included.
+	plainSelector = regexp.MustCompile(`^\s*([a-zA-Z_:][a-zA-Z0-9_:]*\s*(` + matchers + `)?|` + matchers + `)\s*$`)
 )
 
 // ValidateLatencies returns what is wrong with a list of latencies, all of it at once.

@@ -44,6 +44,7 @@ func TestValidateLatencies(t *testing.T) {
 		"a preset with another label":  {list: []Latencies{{Preset: "ping_exporter", Source: "node"}}},
 		"a preset with another name":   {list: []Latencies{{Preset: "fogprobe"}, {Preset: "fogprobe", Name: "edge"}}},
 		"a selector with braces in it": {list: []Latencies{with(func(l *Latencies) { l.Typical = "rtt{a=\"}\\\"{\",b='}', c=`}`} " })}},
+		"a selector without a name":    {list: []Latencies{with(func(l *Latencies) { l.Typical = `{__name__=~"rtt|latency"}` })}},
 		"one label for both ends":      {list: []Latencies{with(func(l *Latencies) { l.Target, l.SourceRegexp = "from", "^(.*)-" })}},
 		"nothing": {
 			list: []Latencies{{}},
