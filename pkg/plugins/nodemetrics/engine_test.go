@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -24,6 +25,7 @@ import (
 	"k8s.io/klog/v2/ktesting"
 
 	"github.com/fogsched/fogsched/pkg/metrics"
+	"github.com/fogsched/fogsched/pkg/plugins/internal"
 	"github.com/fogsched/fogsched/pkg/source/prometheus"
 )
 
@@ -240,6 +242,8 @@ func TestOverHTTP(t *testing.T) {
 			}
 		}
 	}
+	p.engine.waker.Add(internal.Rejected{Pod: makePod("rejected").obj(), Handle: h, Acceptable: func(*v1.Pod) bool { return true }})
+	eventually("a rejected pod is sent back", func() bool { return slices.Contains(h.takeActivated(), "default/rejected") })
 	// The silent Prometheus holds up no cycle of the other profile.
 	g := &fixture{TB: t, plugin: other.(*NodeMetrics), engine: other.(*NodeMetrics).engine, handle: h, infos: f.infos}
 	start = time.Now()

@@ -54,6 +54,11 @@ func TestScores(t *testing.T) {
 			values{"a=0.5 b=0.2 c=0.2", "a=0.1 b=0.7 c=0.7"},
 			makePod("p").request("cpu", "2"), "b:100 c:100 a:50",
 		},
+		"a pod takes from what is better when it is higher": {
+			"- {name: free, query: m, direction: Higher, limit: 300, podEffect: {resource: cpu, factor: 100}}\n",
+			values{"a=450 b=350 c=450"},
+			makePod("p").request("cpu", "1"), "a:100 c:100 b:50",
+		},
 		"all beyond":                {"- {preset: cpu, limit: 0.1}\n", values{"a=0.8 b=0.6 c=0.7"}, nil, "b:100 c:90 a:80"},
 		"an unknown value may pass": {"- {preset: cpu, limit: 0.7}\n", values{"b=0.2 c=0.9"}, nil, "b:100 a:65 c:32"},
 		"an unknown value ranks behind where it is rejected": {
@@ -609,5 +614,23 @@ func TestMedian(t *testing.T) {
 		if got := median(slices.Clone(a)); got != want {
 			t.Fatalf("the median of %v is %g, want %g", a, got, want)
 		}
+	}
+}
+
+func TestTheWorseOfTwoSeriesCounts(t *testing.T) {
+	for name, tt := range map[string]struct {
+		metric      string
+		worse, than float64
+	}{
+		"higher is better": {"{name: m, query: m, direction: Higher}", 1, 2},
+		"a target":         {"{name: m, query: m, direction: Target, target: 0.4}", 0.1, 0.6},
+	} {
+		m := compile(&mustArgs(t, address+"metrics: ["+tt.metric+"]").Metrics[0])
+		if !m.query.Worse(tt.worse, tt.than) || m.query.Worse(tt.than, tt.worse) {
+			t.Errorf("%s: %g is not worse than %g", name, tt.worse, tt.than)
+		}
+	}
+	if m := compile(&mustArgs(t, address+"metrics: [{preset: cpu}]").Metrics[0]); m.query.Worse != nil {
+		t.Error("lower is better: the default is right")
 	}
 }

@@ -81,7 +81,7 @@ func (e *engine) score(s *state, ws *workspace) bool {
 		s.best = make([]nearest, len(e.metrics))
 	}
 	var weights float32
-	any := false
+	found := false
 	for i := range e.metrics {
 		m := &e.metrics[i]
 		for c, n := range ws.numbers {
@@ -99,13 +99,13 @@ func (e *engine) score(s *state, ws *workspace) bool {
 		if ws.sorter, ok = badness(ws.badness, ws.values, m.direction, m.target, m.scale, ws.sorter); !ok {
 			continue
 		}
-		any = true
+		found = true
 		weights += m.weight
 		for c, b := range ws.badness {
 			ws.totals[c] += m.weight * b
 		}
 	}
-	if !any {
+	if !found {
 		return false
 	}
 	if weights > 0 {
@@ -248,7 +248,7 @@ func scores(into []int64, totals []float32, breaks []bool) (keepers int) {
 	if !mixed {
 		leastKeeper = min(leastKeeper, leastBreaker)
 	}
-	worst := int64(fwk.MaxNodeScore)
+	worst := fwk.MaxNodeScore
 	for i, t := range totals {
 		if mixed && breaks[i] {
 			continue
