@@ -242,3 +242,10 @@ scale: tools build ## what thousands of probers cost API server, scheduler and n
 load: tools build bin/prometheus bin/promtool ## where a burst lands on nodes whose load differs: NodeMetrics, Trimaran, the stock scheduler
 	@echo "compiling the load test …"
 	go test -tags load -count=1 -timeout 10m -v ./test/load
+
+##@ A Prometheus that fails
+
+.PHONY: chaos
+chaos: tools build bin/prometheus ## scheduling while Prometheus fails in every way, with Trimaran beside it on the same faults (about 6 min)
+	@echo "compiling the tests (the first time about 1 min) …"
+	go test -tags chaos -count=1 -timeout 30m -v ./test/chaos
