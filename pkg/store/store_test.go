@@ -536,7 +536,7 @@ func TestRankingsAndMaxAge(t *testing.T) {
 		if measured, _ := s.Snapshot().Coverage(); measured != 1 {
 			t.Errorf("%d measured pairs, want 1: a ranking is none", measured)
 		}
-		time.Sleep(15 * time.Second) // the measurement's own maximum age, not the store's
+		time.Sleep(12 * time.Second) // the measurement's own maximum age, not the store's
 		synctest.Wait()
 		if got, want := estimate(t, s.Snapshot(), "a", "b"), "20ms 35ms ranking"; got != want {
 			t.Errorf("once the measurement is too old: %s, want %s", got, want)

@@ -25,7 +25,7 @@ func TestAllowance(t *testing.T) {
 			body = strings.Replace(body, "[{", "["+strings.Repeat(" ", int(send)-len(body))+"{", 1)
 		}
 		took = 0
-		return &http.Response{StatusCode: 200, Header: http.Header{}, ContentLength: -1, Body: &counted{strings.NewReader(body), &took}, Request: r}, nil
+		return &http.Response{StatusCode: http.StatusOK, Header: http.Header{}, ContentLength: -1, Body: &counted{strings.NewReader(body), &took}, Request: r}, nil
 	}))
 	if err != nil {
 		t.Fatal(err)
