@@ -451,14 +451,16 @@ func (e *engine) run(ctx context.Context) {
 	expiry := time.NewTimer(e.interval)
 	defer expiry.Stop()
 	for {
+		tick := ticker.C
+		if asking { // a tick in the meantime stays in the channel, so that what follows a slow answer is asked at once
+			tick = nil
+		}
 		select {
 		case <-ctx.Done():
 			return
-		case <-ticker.C:
-			if !asking {
-				asking = true
-				go func() { answers <- e.ask(ctx) }()
-			}
+		case <-tick:
+			asking = true
+			go func() { answers <- e.ask(ctx) }()
 			continue
 		case a := <-answers:
 			asking = false

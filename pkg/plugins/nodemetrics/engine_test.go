@@ -123,6 +123,20 @@ func TestLoop(t *testing.T) {
 			}
 		})
 	})
+	t.Run("after an answer that took longer than the interval the next is asked for at once", func(t *testing.T) {
+		loop(t, shortLived, func(ctx context.Context, _ string) (map[string]float64, error) {
+			select {
+			case <-ctx.Done():
+			case <-time.After(50 * time.Second):
+			}
+			return map[string]float64{"a": 0.2, "b": 0.5}, nil
+		}, func(f *fixture, s *fakeSource) {
+			time.Sleep(50 * time.Second)
+			if got := s.asked.Load(); got != 2 {
+				f.Errorf("asked %d times in 51 s, want twice", got)
+			}
+		})
+	})
 	t.Run("a panic is counted and the next query is asked", func(t *testing.T) {
 		var panics atomic.Bool
 		panics.Store(true)
