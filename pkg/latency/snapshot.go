@@ -65,7 +65,39 @@ type Row struct {
 	// Provenance says how each was got.
 	Provenance []Provenance
 
-	used atomic.Bool
+	used  atomic.Bool
+	dense atomic.Pointer[[]float32]
+}
+
+// Dense returns each node's distance in microseconds, in which an unknown one counts as the median of the known; nil where none is known. It
+// is for ranking nodes roughly, where a median is as good as unknown can be. It must not be changed. The first call costs O(nodes · log nodes).
+func (r *Row) Dense() []float32 {
+	if d := r.dense.Load(); d != nil {
+		return *d
+	}
+	d := make([]float32, len(r.RTT))
+	known := make([]float32, 0, len(r.RTT))
+	for _, rtt := range r.RTT {
+		if us, ok := rtt.Micros(); ok {
+			known = append(known, us)
+		}
+	}
+	// The target's own distance to itself is no sign of anything.
+	if len(known) < 2 {
+		d = nil
+	} else {
+		slices.Sort(known)
+		median := known[len(known)/2]
+		for i, rtt := range r.RTT {
+			if us, ok := rtt.Micros(); ok {
+				d[i] = us
+			} else {
+				d[i] = median
+			}
+		}
+	}
+	r.dense.Store(&d)
+	return d
 }
 
 // Picture is what a snapshot is made of. Nothing in it may be changed afterwards.
@@ -393,7 +425,11 @@ func (s *Snapshot) Warm(older *Snapshot) {
 					continue
 				}
 				if n, ok := s.index[older.names[i]]; ok {
-					s.rows[st][d][n].Store(s.buildRow(n, Direction(d), Statistic(st)))
+					row := s.buildRow(n, Direction(d), Statistic(st))
+					if older.rows[st][d][i].Load().dense.Load() != nil {
+						row.Dense()
+					}
+					s.rows[st][d][n].Store(row)
 				}
 			}
 		}

@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package placement
+
+import (
+	"cmp"
+	"math"
+	"slices"
+)
+
+// Ranker orders all nodes of a snapshot by their cost, roughly and fast: to find the few that are worth a closer look. It keeps its memory
+// between calls; the zero value is ready. It is not safe for concurrent use.
+//
+// It differs from Evaluator in three ways: an unknown pair counts as the median of its row over all nodes, not over the candidates; of an
+// entry with many targets some stand for all; and what is the same for every node is left out, so that the numbers mean nothing but their order.
+type Ranker struct {
+	total, entry []float32
+	buckets      [numBuckets + 1]int32
+	order        []int32
+}
+
+const (
+	// maxRankColumns bounds the targets of an entry that are looked at.
+	maxRankColumns = 32
+
+	numBuckets = 1024
+)
+
+// Rank computes the order of n nodes. It returns false where nothing is known of any. It takes O(n · targets), some 0.5 ns each.
+func (r *Ranker) Rank(entries []Entry, n int) bool {
+	r.total = zeroed(r.total, n)
+	known := false
+	for i := range entries {
+		e := &entries[i]
+		if e.nearest {
+			known = r.addNearest(e) || known
+		} else {
+			known = r.addMean(e) || known
+		}
+	}
+	return known
+}
+
+// stride returns the step that takes at most maxRankColumns of so many.
+func stride(columns int) int { return 1 + (columns-1)/maxRankColumns }
+
+// addMean adds weight · Σ mass·scale·min(rtt, cap) / Σ mass.
+func (r *Ranker) addMean(e *Entry) bool {
+	var mass float32
+	step := stride(len(e.columns))
+	for i := 0; i < len(e.columns); i += step {
+		if e.columns[i].from.Dense() != nil {
+			mass += e.columns[i].mass
+		}
+	}
+	if mass == 0 {
+		return false
+	}
+	for i := 0; i < len(e.columns); i += step {
+		c := &e.columns[i]
+		if d := c.from.Dense(); d != nil {
+			addCapped(r.total, d, e.weight*c.mass*c.scale/mass, c.cap)
+		}
+	}
+	return true
+}
+
+// addCapped adds factor · min(d, most) to each sum. All numbers are at least 0, which is why their bits compare as they do: the compiler
+// makes a conditional move of that, and a branch of the other.
+func addCapped(sums, d []float32, factor, most float32) {
+	sums = sums[:len(d)]
+	if math.IsInf(float64(most), 1) {
+		for i, v := range d {
+			sums[i] += factor * v
+		}
+		return
+	}
+	bits := math.Float32bits(most)
+	for i, v := range d {
+		sums[i] += factor * math.Float32frombits(min(math.Float32bits(v), bits))
+	}
+}
+
+// addNearest adds weight · min(rtt).
+func (r *Ranker) addNearest(e *Entry) bool {
+	step := stride(len(e.columns))
+	first := true
+	for i := 0; i < len(e.columns); i += step {
+		d := e.columns[i].from.Dense()
+		switch {
+		case d == nil:
+		case first:
+			r.entry = append(r.entry[:0], d...)
+			first = false
+		default:
+			least := r.entry[:len(d)]
+			for i, v := range d {
+				least[i] = math.Float32frombits(min(math.Float32bits(v), math.Float32bits(least[i])))
+			}
+		}
+	}
+	if first {
+		return false
+	}
+	addCapped(r.total, r.entry, e.weight, inf)
+	return true
+}
+
+// Ascending yields the numbers of the nodes from the lowest cost that Rank found to the highest, until yield returns false. Only as many
+// are sorted as are asked for.
+func (r *Ranker) Ascending(yield func(n int32) bool) {
+	if len(r.total) == 0 {
+		return
+	}
+	// Buckets by the leading bits: they are spaced like logarithms, so one node that is far off does not put all others into one bucket.
+	lo, hi := math.Float32bits(r.total[0]), uint32(0)
+	for _, v := range r.total {
+		b := math.Float32bits(v)
+		lo, hi = min(lo, b), max(hi, b)
+	}
+	shift := 0
+	for (hi-lo)>>shift >= numBuckets {
+		shift++
+	}
+	clear(r.buckets[:])
+	for _, v := range r.total {
+		r.buckets[1+((math.Float32bits(v)-lo)>>shift)&(numBuckets-1)]++
+	}
+	for i := range numBuckets {
+		r.buckets[i+1] += r.buckets[i]
+	}
+	r.order = slices.Grow(r.order[:0], len(r.total))[:len(r.total)]
+	for n, v := range r.total {
+		b := ((math.Float32bits(v) - lo) >> shift) & (numBuckets - 1)
+		r.order[r.buckets[b]] = int32(n)
+		r.buckets[b]++ // now the end of its bucket, which is the start of the next
+	}
+	from := int32(0)
+	for _, to := range r.buckets[:numBuckets] {
+		if to > from {
+			nodes := r.order[from:to]
+			slices.SortFunc(nodes, func(a, b int32) int { return cmp.Or(cmp.Compare(r.total[a], r.total[b]), cmp.Compare(a, b)) })
+			for _, n := range nodes {
+				if !yield(n) {
+					return
+				}
+			}
+		}
+		from = to
+	}
+}
