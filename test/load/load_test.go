@@ -39,7 +39,7 @@ const (
 	ruleWindow = 5 * time.Minute
 )
 
-var seeds = []uint64{1, 2, 3}
+var seeds = []uint64{1, 2, 3, 4, 5}
 
 // rules are kube-prometheus' for what Trimaran's client of Prometheus asks for, as far as Trimaran's two plugins read it.
 const rules = `
@@ -277,7 +277,7 @@ func (b *bursts) run(c contestant, w *world) run {
 		n, last := b.boundOf(pods)
 		if n == len(pods) {
 			r := run{Seed: w.seed, CreateSeconds: created.Seconds(), BurstSeconds: last.Sub(start).Seconds(), outcome: w.observe(last)}
-			b.Logf("%s: seed %d: %d pods created in %.1f s, bound in %.1f s: %v", c.title, w.seed, n, r.CreateSeconds, r.BurstSeconds, r.outcome)
+			b.Logf("%s: seed %d: %d pods created in %.1f s, bound in %.1f s: %.1f", c.title, w.seed, n, r.CreateSeconds, r.BurstSeconds, r.outcome)
 			return r
 		}
 		select {

@@ -109,7 +109,7 @@ func newWorld(name string, seed uint64) *world {
 		w.machines = append(w.machines, m)
 	}
 	for range podsPerBurst {
-		request := []int64{200, 300, 400, 500, 800}[r.IntN(5)]
+		request := []int64{100, 200, 300, 400, 800}[r.IntN(5)]
 		w.pods = append(w.pods, workload{
 			requestMilliCPU: request,
 			usedMilliCPU:    int64(float64(request) * (0.3 + 0.7*r.Float64())),
@@ -173,7 +173,7 @@ type outcome struct {
 	Mean   float64 `json:"meanPercent"`
 	Stddev float64 `json:"stddevPercent"`
 	// Above90 counts the nodes that are above 90 % at any time.
-	Above90 int `json:"nodesAbove90"`
+	Above90 float64 `json:"nodesAbove90"`
 }
 
 // observe returns the load in the quarter of an hour that begins at a time, with the pods that run now.
