@@ -40,6 +40,9 @@ type Metric struct {
 	// in place of the preset's.
 	Preset string `json:"preset,omitempty"`
 
+	// Deviations is how many standard deviations a preset with -variation has on top of the mean, 0 to 10. Default 2.
+	Deviations *float64 `json:"deviations,omitempty"`
+
 	// Query is PromQL with one series a node. Time is PromQL of the Unix times, in seconds, of the samples behind it. Default:
 	// timestamp(query), which is right where the query is a plain selector; of anything else it is the time of the query, so that a dead
 	// exporter's values do not age.
@@ -114,6 +117,7 @@ const (
 const (
 	maxMetrics       = 16
 	maxWeight        = 100
+	maxDeviations    = 10
 	defaultNodeLabel = "instance"
 )
 
@@ -295,14 +299,18 @@ func oneOf[T ~string](at *field.Path, value T, valid ...T) field.ErrorList {
 func setPresets(args *Args) field.ErrorList {
 	var errs field.ErrorList
 	for i := range args.Metrics {
-		m := &args.Metrics[i]
+		m, at := &args.Metrics[i], field.NewPath("args", "metrics").Index(i)
+		p, ok := presets[m.Preset]
+		if d := m.Deviations; d != nil && (!p.varies() || m.Query != "") {
+			errs = append(errs, field.Invalid(at.Child("deviations"), *d, "is for a preset with -variation and its own query"))
+		} else if d != nil && !(*d >= 0 && *d <= maxDeviations) {
+			errs = append(errs, field.Invalid(at.Child("deviations"), *d, fmt.Sprintf("must be 0 to %d", maxDeviations)))
+		}
 		if m.Preset == "" {
 			continue
 		}
-		p, ok := presets[m.Preset]
 		if !ok {
-			at := field.NewPath("args", "metrics").Index(i).Child("preset")
-			errs = append(errs, field.NotSupported(at, m.Preset, slices.Sorted(maps.Keys(presets))))
+			errs = append(errs, field.NotSupported(at.Child("preset"), m.Preset, slices.Sorted(maps.Keys(presets))))
 			continue
 		}
 		p.apply(m)

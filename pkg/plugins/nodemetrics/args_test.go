@@ -96,7 +96,19 @@ metrics:
 			in: "metrics: [{preset: cpu, maxAge: 20s}]", wantError: `args.metrics[0].maxAge: Invalid value: "20s": must be at least the interval, 30s`,
 		},
 		"a default for pods": {in: "metrics: [{preset: cpu, podEffect: {resource: pods, default: 2}}]", wantError: `args.metrics[0].podEffect.default: Invalid value: "2": each pod is one of pods`},
-		"a wrong kind":       {in: "kind: NodeLatencyArgs\nmetrics: [{preset: cpu}]", wantError: `args.kind: Unsupported value: "NodeLatencyArgs": supported values: "NodeMetricsArgs"`},
+		"deviations of what has none": {
+			in: "metrics: [{preset: cpu, deviations: 2}]", wantError: "args.metrics[0].deviations: Invalid value: 2: is for a preset with -variation",
+		},
+		"deviations beside a query": {
+			in: "metrics: [{preset: cpu-variation, query: a, deviations: 2}]", wantError: "args.metrics[0].deviations: Invalid value: 2: is for a preset with -variation and its own",
+		},
+		"deviations without a preset": {
+			in: "metrics: [{name: a, query: a, deviations: 2}]", wantError: "args.metrics[0].deviations: Invalid value: 2: is for a preset with -variation",
+		},
+		"negative deviations": {
+			in: "metrics: [{preset: cpu-variation, deviations: -1}]", wantError: "args.metrics[0].deviations: Invalid value: -1: must be 0 to 10",
+		},
+		"a wrong kind": {in: "kind: NodeLatencyArgs\nmetrics: [{preset: cpu}]", wantError: `args.kind: Unsupported value: "NodeLatencyArgs": supported values: "NodeMetricsArgs"`},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -125,6 +137,20 @@ metrics:
 	for name, in := range map[string]runtime.Object{"no arguments": nil, "empty ones": &runtime.Unknown{}} {
 		if _, err := getArgs(in); err == nil || !strings.Contains(err.Error(), "args.prometheus.address: Required") || !strings.Contains(err.Error(), "args.metrics: Required") {
 			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestVariationIsTheMeanAndDeviationsOnTop(t *testing.T) {
+	const inner = "(1 - node_memory_MemAvailable_bytes / node_memory_MemTotal_bytes)[10m:30s]"
+	for in, want := range map[string]string{
+		"{preset: memory-variation}":                              "avg_over_time(" + inner + ") + 2 * stddev_over_time(" + inner + ")",
+		"{preset: memory-variation, deviations: 0.5}":             "avg_over_time(" + inner + ") + 0.5 * stddev_over_time(" + inner + ")",
+		"{preset: memory-variation, deviations: 0}":               "avg_over_time(" + inner + ") + 0 * stddev_over_time(" + inner + ")",
+		"{preset: memory-variation, query: recorded, window: 5m}": "recorded",
+	} {
+		if got := mustArgs(t, address+"metrics: ["+in+"]").Metrics[0].Query; got != want {
+			t.Errorf("%s: the query is\n%s, want\n%s", in, got, want)
 		}
 	}
 }
