@@ -97,6 +97,12 @@ var (
 		Help: "Annotations and policies that were not used because they are invalid.",
 	}, []string{"kind"})
 
+	// Narrowed counts what narrowing did.
+	Narrowed = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "fogsched_nodelatency_narrowed_total",
+		Help: "Pods that were tried on the nodes of the lowest cost only (narrowed), those that none of these took and that were tried on all (widened), and those for which too few of these had room (no_room).",
+	}, []string{"result"})
+
 	// DemandsUnused counts the times that a demand could not be used and all clients counted the same.
 	DemandsUnused = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "fogsched_nodelatency_demands_unused_total",
@@ -154,7 +160,7 @@ func Register(register func(...prometheus.Collector)) {
 		}
 		register(append(nodeMetrics(),
 			SamplesRejected, SamplesAccepted, CoordinatesRejected, Coordinates, DisputedPairs, DistrustedNodes, SnapshotTimestamp, NewestSampleTimestamp, Pairs, MeasuredPairs,
-			InterestNodes, Decisions, LimitsBroken, BadIntents, DemandsUnused, Woken, Panics,
+			InterestNodes, Decisions, LimitsBroken, BadIntents, Narrowed, DemandsUnused, Woken, Panics,
 			PrometheusQueries, PrometheusQueryDuration, PrometheusQueryTimestamp, PrometheusSeries)...)
 	})
 }

@@ -12,7 +12,9 @@ import (
 	"k8s.io/component-base/metrics/legacyregistry"
 	_ "k8s.io/component-base/metrics/prometheus/clientgo"
 	_ "k8s.io/component-base/metrics/prometheus/version"
+	fwk "k8s.io/kube-scheduler/framework"
 	"k8s.io/kubernetes/cmd/kube-scheduler/app"
+	"k8s.io/kubernetes/pkg/scheduler/framework"
 	_ "sigs.k8s.io/scheduler-plugins/apis/config/scheme"
 	"sigs.k8s.io/scheduler-plugins/pkg/coscheduling"
 	"sigs.k8s.io/scheduler-plugins/pkg/networkaware/networkoverhead"
@@ -31,7 +33,7 @@ import (
 // Plugins are the scheduling plugins that fogsched has beside those in the tree.
 func Plugins() []app.Option {
 	return []app.Option{
-		app.WithPlugin(nodelatency.Name, nodelatency.New),
+		app.WithPlugin(nodelatency.Name, nodelatency.NewWith(nodelatency.Options{PostFilters: postFilters})),
 		app.WithPlugin(nodemetrics.Name, nodemetrics.New),
 		app.WithPlugin(coscheduling.Name, coscheduling.New),
 		app.WithPlugin(networkoverhead.Name, networkoverhead.New),
@@ -41,6 +43,16 @@ func Plugins() []app.Option {
 		app.WithPlugin(peaks.Name, peaks.New),
 		app.WithPlugin(targetloadpacking.Name, targetloadpacking.New),
 	}
+}
+
+// postFilters returns the names of the PostFilter plugins of a profile, in their order.
+func postFilters(handle fwk.Handle) (names []string) {
+	if f, ok := handle.(framework.Framework); ok {
+		for _, p := range f.ListPlugins().PostFilter.Enabled {
+			names = append(names, p.Name)
+		}
+	}
+	return names
 }
 
 // RegisterMetrics registers fogsched's metrics where kube-scheduler's are, once in the life of the process.

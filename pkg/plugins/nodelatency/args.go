@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/utils/ptr"
 
 	"github.com/fogsched/fogsched/pkg/plugins/internal"
 	"github.com/fogsched/fogsched/pkg/source/prometheus"
@@ -35,6 +36,11 @@ type Args struct {
 	// of them measure these. It must exist. Default none: then probers measure what they choose themselves, which is all pairs up
 	// to 33 nodes.
 	Interest string `json:"interest,omitempty"`
+
+	// Candidates is how many nodes a pod with an intent is tried on in a cluster of at least twice as many: those of the lowest cost that
+	// have room for it; 0, or 5 to 1000. A pod that none of them takes is tried on all nodes at once. Above 100 the framework looks at a part
+	// of them, as its percentageOfNodesToScore says. 0 leaves the choice to the framework. Default 100.
+	Candidates *int `json:"candidates,omitempty"`
 
 	// Prometheus brings latencies that other probers measure, and the demand of clients. Default none.
 	Prometheus *PrometheusArgs `json:"prometheus,omitempty"`
@@ -89,6 +95,9 @@ func getArgs(obj runtime.Object) (*Args, error) {
 	if err := internal.DecodeArgs(Name, obj, args); err != nil {
 		return nil, err
 	}
+	if args.Candidates == nil {
+		args.Candidates = ptr.To(defaultCandidates)
+	}
 	if p := args.Prometheus; p != nil {
 		p.Default()
 		for i := range p.Demands {
@@ -109,6 +118,9 @@ func validateArgs(args *Args) field.ErrorList {
 	}
 	if d := args.MaxAge.Duration; d < 10*time.Second || d > 24*time.Hour {
 		errs = append(errs, field.Invalid(path.Child("maxAge"), d.String(), "must be 10s to 24h"))
+	}
+	if c := *args.Candidates; c != 0 && (c < 5 || c > 1000) {
+		errs = append(errs, field.Invalid(path.Child("candidates"), c, "must be 5 to 1000, or 0 for all nodes that the framework chooses"))
 	}
 	if args.Interest != "" {
 		namespace, name, ok := strings.Cut(args.Interest, "/")

@@ -53,6 +53,8 @@ type engine struct {
 	guard   *internal.Guard
 	demands *demands // nil where none is defined
 
+	narrowing narrowing
+
 	// ready is set when the first cycles need not wait any more.
 	ready  atomic.Bool
 	synced []cache.InformerSynced
@@ -203,6 +205,7 @@ func (e *engine) follow(factory informers.SharedInformerFactory) error {
 		e.index.DeletePod(pod.UID)
 		e.catalog.deletePod(pod.UID)
 		e.waker.forget(pod.UID)
+		e.narrowing.forget(pod.UID)
 		e.forgetInvalid(pod.UID)
 	})
 	if err == nil {
@@ -269,6 +272,7 @@ func (e *engine) setPod(pod *v1.Pod) {
 	e.index.SetPod(pod)
 	if pod.Spec.NodeName != "" || pod.DeletionTimestamp != nil {
 		e.waker.forget(pod.UID)
+		e.narrowing.forget(pod.UID)
 		e.forgetInvalid(pod.UID)
 		return
 	}

@@ -14,8 +14,9 @@ import (
 	"github.com/fogsched/fogsched/pkg/placement"
 )
 
-// PreFilter finds what the pod wants and the rows for it. It returns Skip for a pod without a limit that excludes nodes.
-func (p *NodeLatency) PreFilter(ctx context.Context, cycle fwk.CycleState, pod *v1.Pod, _ []fwk.NodeInfo) (result *fwk.PreFilterResult, status *fwk.Status) {
+// PreFilter finds what the pod wants and the rows for it. It returns Skip for a pod without a limit that excludes nodes, unless
+// the cluster is so large that the pod is tried on some nodes only.
+func (p *NodeLatency) PreFilter(ctx context.Context, cycle fwk.CycleState, pod *v1.Pod, nodes []fwk.NodeInfo) (result *fwk.PreFilterResult, status *fwk.Status) {
 	defer p.guard.Recover(ctx, "PreFilter", nil)
 	if !p.engine.ready.Load() {
 		p.engine.waitReady(ctx)
@@ -34,11 +35,15 @@ func (p *NodeLatency) PreFilter(ctx context.Context, cycle fwk.CycleState, pod *
 	}
 	cycle.Write(stateKey, s)
 	p.last.Store(&lastCycle{cycle: cycle, state: s})
+	result = p.narrow(ctx, s, pod, len(nodes))
 	if !s.hard {
-		return nil, skip
+		if result == nil {
+			return nil, skip
+		}
+		return result, nil
 	}
 	s.rejected = make([]uint8, s.snap.Len())
-	return nil, nil
+	return result, nil
 }
 
 // skip is shared: the framework does not write to a Skip status of PreFilter or PreScore.
@@ -96,6 +101,10 @@ func (p *NodeLatency) PostFilter(ctx context.Context, cycle fwk.CycleState, pod 
 	status = fwk.NewStatus(fwk.Unschedulable) // a nil status would say that room was made
 	defer p.guard.Recover(ctx, "PostFilter", nil)
 	s := p.read(cycle)
+	if s != nil && s.narrowed > 0 {
+		// Nobody after this one is asked: there is no room to be made.
+		return nil, fwk.NewStatus(fwk.UnschedulableAndUnresolvable, p.widen(ctx, s, pod))
+	}
 	if s == nil || !s.anyRejected.Load() {
 		return nil, status
 	}

@@ -8,6 +8,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync"
 	"sync/atomic"
 
 	v1 "k8s.io/api/core/v1"
@@ -28,6 +29,12 @@ type NodeLatency struct {
 	// last is the state of the latest cycle: Score finds it here without a look-up. Cycles that overlap, as those of
 	// preemption can, read theirs from the CycleState.
 	last atomic.Pointer[lastCycle]
+
+	// candidates is how many nodes a pod is narrowed to, 0 for none. The rest is for narrowing alone: see there.
+	candidates  int
+	postFilters func(fwk.Handle) []string
+	order       sync.Once
+	mayNarrow   bool
 }
 
 type lastCycle struct {
@@ -73,7 +80,9 @@ func New(ctx context.Context, obj runtime.Object, handle fwk.Handle) (fwk.Plugin
 	if err != nil {
 		return nil, fmt.Errorf("starting %s: %w", Name, err)
 	}
-	return newPlugin(handle, e), nil
+	p := newPlugin(handle, e)
+	p.candidates = *args.Candidates
+	return p, nil
 }
 
 func newPlugin(handle fwk.Handle, e *engine) *NodeLatency {

@@ -25,6 +25,7 @@ import (
 	"k8s.io/klog/v2"
 	"k8s.io/klog/v2/ktesting"
 	fwk "k8s.io/kube-scheduler/framework"
+	"k8s.io/utils/ptr"
 
 	"github.com/fogsched/fogsched/pkg/apis/fogsched/v1alpha1"
 	"github.com/fogsched/fogsched/pkg/latency"
@@ -110,6 +111,11 @@ func TestArgs(t *testing.T) {
 			in:        raw(`{"prometheus":{"address":"http://prometheus:9090","demands":[{"name":"a","promql":"x"}]}}`),
 			wantError: `pluginConfig of NodeLatency: args.prometheus: Invalid value: {"address":"http://prometheus:9090","demands":[{"name":"a","promql":"x"}]}: unknown field "prometheus.demands[0].promql"`,
 		},
+		"no narrowing": {in: raw(`{"candidates":0}`), want: Args{MaxAge: metav1.Duration{Duration: 5 * time.Minute}, Candidates: ptr.To(0)}},
+		"too few candidates": {
+			in:        raw(`{"candidates":4}`),
+			wantError: "pluginConfig of NodeLatency: args.candidates: Invalid value: 4: must be 5 to 1000, or 0 for all nodes that the framework chooses",
+		},
 		"the bounds of maxAge": {in: raw(`{"maxAge":"24h"}`), want: Args{MaxAge: metav1.Duration{Duration: 24 * time.Hour}}},
 		"an unknown field": {
 			in:        raw(`{"maxage":"1m"}`),
@@ -141,6 +147,9 @@ func TestArgs(t *testing.T) {
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
+			if tt.want.Candidates == nil {
+				tt.want.Candidates = ptr.To(100)
+			}
 			got, err := getArgs(tt.in)
 			text := ""
 			if err != nil {

@@ -24,6 +24,8 @@ type state struct {
 	// limits exclude nodes, or rank them behind; hard tells whether one of them excludes.
 	limits []limit
 	hard   bool
+	// narrowed is how many nodes the pod is tried on; 0 for all.
+	narrowed int
 
 	// rejected has a 1 for each node that a hard limit excluded, by node number; Filter runs for many nodes at once.
 	rejected    []uint8
