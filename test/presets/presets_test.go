@@ -37,7 +37,7 @@ const (
 )
 
 // shorten makes windows of minutes ones of seconds, as many scrapes long as in a cluster.
-var shorten = strings.NewReplacer("[5m:10s]", "[5s:500ms]", "[5m]", "[5s]", "[3m]", "[3s]", "offset 5m", "offset 5s")
+var shorten = strings.NewReplacer("[5m:10s]", "[5s:500ms]", "[10m]", "[5s]", "offset 10m", "offset 5s", "[5m]", "[5s]", "[3m]", "[3s]", "offset 5m", "offset 5s")
 
 // observer takes what a source reports.
 type observer struct {

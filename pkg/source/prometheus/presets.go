@@ -40,9 +40,11 @@ var presets = map[string]Preset{
 	"kube-latency": {
 		Latencies: Latencies{
 			Typical: `download_durations_s{quantile="0.5"}`,
-			Failed:  `(download_durations_s{quantile="0.5"} <= bool 0) or (delta(download_durations_s_sum[5m]) < bool 0)`,
-			Time:    `timestamp(download_durations_s_count) and increase(download_durations_s_count[5m]) > 0`,
-			Unit:    "s", Source: "source_node_name", Target: "dest_node_name", RankingOnly: true,
+			// The quantiles are of 10 minutes. Where Prometheus' memory is shorter than that, a sum below 0 tells of a failure at any time.
+			Failed: `(download_durations_s{quantile="0.5"} <= bool 0) or (delta(download_durations_s_sum[10m]) < -1e9)` +
+				` or (download_durations_s_sum < 0 unless download_durations_s_sum offset 10m)`,
+			Time: `timestamp(download_durations_s_count) and increase(download_durations_s_count[5m]) > 0`,
+			Unit: "s", Source: "source_node_name", Target: "dest_node_name", RankingOnly: true,
 		},
 		Notes: "Not an RTT: download_durations_s is the time from the first byte of an answer to its last, which grows with the RTT, with the load and " +
 			"with the answer's size. ping_durations_s times the same of an answer of four bytes, which is no latency at all. A failed request counts as 0 s or as " +
