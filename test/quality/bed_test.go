@@ -97,7 +97,7 @@ func newBedOf(t *testing.T, list v1alpha1.NodeLatencyList, nodes, pairs int, loa
 
 	broken := &brokenSource{samples: bad, done: make(chan struct{})}
 	registry := frameworkruntime.Registry{
-		nodelatency.Name: nodelatency.NewWithSources(map[string]source.Source{"broken": broken}),
+		nodelatency.Name: nodelatency.NewWith(nodelatency.Options{Sources: map[string]source.Source{"broken": broken}}),
 	}
 	clientSet := fake.NewClientset(objects(nodes, load)...)
 	factory := informers.NewSharedInformerFactory(clientSet, 0)

@@ -11,7 +11,6 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/sets"
 	resourcehelper "k8s.io/component-helpers/resource"
@@ -43,25 +42,6 @@ const (
 	// A pod that comes back is activated until its next cycle begins, after 1 ms, 2 ms, … and at most so often.
 	mostActivations = 10
 )
-
-// Options are what a scheduler knows of itself and its plugins do not.
-type Options struct {
-	// PostFilters returns the names of the PostFilter plugins of the profile that a handle is of, in their order. Narrowing needs it: a plugin
-	// that makes room by preemption must not see a pod that merely was not tried on all nodes. Without it nothing is narrowed.
-	PostFilters func(fwk.Handle) []string
-}
-
-// NewWith returns a New with options.
-func NewWith(o Options) func(context.Context, runtime.Object, fwk.Handle) (fwk.Plugin, error) {
-	return func(ctx context.Context, obj runtime.Object, handle fwk.Handle) (fwk.Plugin, error) {
-		plugin, err := New(ctx, obj, handle)
-		if err != nil {
-			return nil, err
-		}
-		plugin.(*NodeLatency).postFilters = o.PostFilters
-		return plugin, nil
-	}
-}
 
 // narrowing is what is remembered of pods that were narrowed. Reading takes no lock.
 type narrowing struct {

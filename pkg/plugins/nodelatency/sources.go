@@ -13,9 +13,19 @@ import (
 	"github.com/fogsched/fogsched/pkg/source"
 )
 
-// NewWithSources returns a New whose plugin takes latencies from further sources, by name, beside the NodeLatency objects.
-// Profiles that share their data share the sources: each runs once.
-func NewWithSources(sources map[string]source.Source) func(context.Context, runtime.Object, fwk.Handle) (fwk.Plugin, error) {
+// Options are what a scheduler knows of itself and its plugins do not.
+type Options struct {
+	// PostFilters returns the names of the PostFilter plugins of the profile that a handle is of, in their order. Narrowing needs it: a plugin
+	// that makes room by preemption must not see a pod that merely was not tried on all nodes. Without it nothing is narrowed.
+	PostFilters func(fwk.Handle) []string
+
+	// Sources bring latencies beside the NodeLatency objects and Prometheus, by name. Profiles that share their data share the sources:
+	// each runs once.
+	Sources map[string]source.Source
+}
+
+// NewWith returns a New with options.
+func NewWith(o Options) func(context.Context, runtime.Object, fwk.Handle) (fwk.Plugin, error) {
 	var mu sync.Mutex
 	started := map[*engine]bool{}
 	return func(ctx context.Context, obj runtime.Object, handle fwk.Handle) (fwk.Plugin, error) {
@@ -23,14 +33,16 @@ func NewWithSources(sources map[string]source.Source) func(context.Context, runt
 		if err != nil {
 			return nil, err
 		}
-		e := plugin.(*NodeLatency).engine
+		p := plugin.(*NodeLatency)
+		p.postFilters = o.PostFilters
+		e := p.engine
 		mu.Lock()
 		defer mu.Unlock()
 		if started[e] {
 			return plugin, nil
 		}
 		started[e] = true
-		for name, src := range sources {
+		for name, src := range o.Sources {
 			go func() {
 				if err := src.Run(ctx, e.store.Sink(name)); err != nil {
 					klog.FromContext(ctx).Error(err, "The source of latencies ended", "source", name)
