@@ -77,7 +77,7 @@ func TestAttempts(t *testing.T) {
 			}
 		})
 	}
-	w.Flush() //nolint:errcheck,gosec // a builder takes all
+	w.Flush()
 	fmt.Println(b.String())
 }
 

@@ -62,7 +62,7 @@ func values(value string, times int) func(http.ResponseWriter, *http.Request) {
 				fmt.Fprintf(&b, `{"metric":{"instance":%q,"source":%q,"target":%q},"value":[%d,%q]}`, nodeName(n), nodeName(n), nodeName((n+1)%nodes), time.Now().Unix(), value)
 			}
 		}
-		fmt.Fprintf(w, `{"status":"success","data":{"resultType":"vector","result":[%s]}}`, b.String()) //nolint:errcheck // as above
+		fmt.Fprintf(w, `{"status":"success","data":{"resultType":"vector","result":[%s]}}`, b.String())
 	}
 }
 
@@ -108,9 +108,9 @@ var faults = []fault{
 		if err != nil {
 			return
 		}
-		fmt.Fprintf(b, "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 5000\r\n\r\n%s", vector) //nolint:errcheck // it ends here
-		b.Flush()                                                                                                     //nolint:errcheck,gosec // as above
-		c.Close()                                                                                                     //nolint:errcheck,gosec // as above
+		fmt.Fprintf(b, "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 5000\r\n\r\n%s", vector)
+		b.Flush()
+		c.Close()
 	}},
 	{name: "NaN", serve: values("NaN", 1)},
 	{name: "+Inf", serve: values("+Inf", 1)},
@@ -173,8 +173,8 @@ func (p *port) close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.server != nil {
-		p.server.Close() //nolint:errcheck,gosec // the port is what counts
-		p.listen.Close() //nolint:errcheck,gosec // a server that does not serve yet does not know it
+		p.server.Close()
+		p.listen.Close()
 		p.server = nil
 	}
 }

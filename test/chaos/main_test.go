@@ -60,7 +60,7 @@ func run(m *testing.M) int {
 		fmt.Fprintf(os.Stderr, "FAIL: %v\n", err)
 		return 1
 	}
-	defer os.RemoveAll(dir) //nolint:errcheck // a leftover of a test
+	defer os.RemoveAll(dir)
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	prom, err = promtest.Start(ctx, promtest.Options{Dir: dir, Config: promtest.Config{Jobs: []promtest.Job{

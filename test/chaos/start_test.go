@@ -129,7 +129,7 @@ func TestStart(t *testing.T) {
 			results[f.name][c.name] = r
 			placed.Add(1)
 			group.Go(func() {
-				scheduler := r.start(t, c, g, f, func(ready bool) {
+				scheduler := r.start(t, c, g, f, func() {
 					placed.Done()
 					placed.Wait()
 					heal()
@@ -147,7 +147,7 @@ func TestStart(t *testing.T) {
 		group.Wait()
 	}
 
-	print(t, all, results)
+	show(t, all, results)
 	healthy := results["healthy"]["fogsched"]
 	for _, f := range all {
 		r := results[f.name]["fogsched"]
@@ -168,14 +168,14 @@ func TestStart(t *testing.T) {
 }
 
 // start starts a scheduler and has it place pods. then is called when that is done, or given up; nil is returned where the scheduler is gone.
-func (r *result) start(t *testing.T, c contestant, g *gate, f *fault, then func(ready bool)) *cluster.Scheduler {
+func (r *result) start(t *testing.T, c contestant, g *gate, f *fault, then func()) *cluster.Scheduler {
 	ctx, cancel := context.WithTimeout(t.Context(), startPatience)
 	defer cancel()
 	begin := time.Now()
 	s, err := control.StartScheduler(ctx, cluster.SchedulerOptions{Name: "chaos-" + c.name, Binary: "fogsched", ConfigYAML: []byte(c.config(g, f))})
 	if err != nil {
 		r.End, _, _ = strings.Cut(err.Error(), "\n")
-		then(false)
+		then()
 		return nil
 	}
 	r.Ready = time.Since(begin).Seconds()
@@ -230,7 +230,7 @@ func (r *result) start(t *testing.T, c contestant, g *gate, f *fault, then func(
 		r.P99 = 1000 * p99(t, text)
 	}
 	r.MiB = peakMiB(s.PID())
-	then(true)
+	then()
 	if r.End != "" {
 		s.Stop()
 		return nil
@@ -353,8 +353,8 @@ func peakMiB(pid int) float64 {
 	return 0
 }
 
-// print prints the table, and leaves it in out/chaos.
-func print(t *testing.T, all []fault, results map[string]map[string]*result) {
+// show prints the table, and leaves it in out/chaos.
+func show(t *testing.T, all []fault, results map[string]map[string]*result) {
 	var b strings.Builder
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintf(w, "Prometheus\tready after\tfirst pod after\tplaced\tp99 of attempts\tmemory\tgood data after\t| Trimaran: ready after\tfirst pod after\tplaced\tp99 of attempts\tmemory\t\n")
@@ -375,7 +375,7 @@ func print(t *testing.T, all []fault, results map[string]map[string]*result) {
 		}
 		fmt.Fprintln(w)
 	}
-	w.Flush() //nolint:errcheck,gosec // a builder takes all
+	w.Flush()
 	for _, f := range all {
 		for _, c := range []string{"fogsched", "trimaran"} {
 			if end := results[f.name][c].End; end != "" {

@@ -156,7 +156,7 @@ func (d *demo) expose(o *publish.Options) error {
 
 func (d *demo) serveMetrics(ctx context.Context, l net.Listener, agent *publish.Agent) {
 	server := &http.Server{Handler: agent.Handler(), ReadHeaderTimeout: 10 * time.Second}
-	stop := context.AfterFunc(ctx, func() { server.Close() }) //nolint:errcheck,gosec // it ends with the demo
+	stop := context.AfterFunc(ctx, func() { server.Close() })
 	defer stop()
 	_ = server.Serve(l)
 }

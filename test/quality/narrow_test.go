@@ -237,7 +237,7 @@ func TestQualityNarrow(t *testing.T) {
 		fmt.Fprintf(tw, "%s\t%.2f ms\t%.2f ms\t%.2f ms\t%.3f\t%s\t%.0f\t\n", name, mean(r.millis), sorted[len(sorted)/2], sorted[len(sorted)*95/100], ratio, each.Round(10*time.Microsecond), 1/each.Seconds())
 		report[name] = map[string]float64{"meanMillis": mean(r.millis), "ratio": ratio, "cpuMicros": float64(each.Microseconds())}
 	}
-	tw.Flush() //nolint:errcheck,gosec // standard output
+	tw.Flush()
 	if ratio := mean(results[narrowing].millis) / mean(full.millis); ratio > narrowBar {
 		t.Errorf("narrowing gives %.3f of the RTT that scoring all nodes gives, want at most %g", ratio, narrowBar)
 	}

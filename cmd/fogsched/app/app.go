@@ -8,14 +8,14 @@ import (
 	"os"
 
 	"github.com/spf13/cobra"
-	_ "k8s.io/component-base/logs/json/register"
+	_ "k8s.io/component-base/logs/json/register" // --logging-format=json
 	"k8s.io/component-base/metrics/legacyregistry"
-	_ "k8s.io/component-base/metrics/prometheus/clientgo"
-	_ "k8s.io/component-base/metrics/prometheus/version"
+	_ "k8s.io/component-base/metrics/prometheus/clientgo" // metrics of the requests to the API server
+	_ "k8s.io/component-base/metrics/prometheus/version"  // the metric kubernetes_build_info
 	fwk "k8s.io/kube-scheduler/framework"
 	"k8s.io/kubernetes/cmd/kube-scheduler/app"
 	"k8s.io/kubernetes/pkg/scheduler/framework"
-	_ "sigs.k8s.io/scheduler-plugins/apis/config/scheme"
+	_ "sigs.k8s.io/scheduler-plugins/apis/config/scheme" // the arguments of its plugins
 	"sigs.k8s.io/scheduler-plugins/pkg/coscheduling"
 	"sigs.k8s.io/scheduler-plugins/pkg/networkaware/networkoverhead"
 	"sigs.k8s.io/scheduler-plugins/pkg/networkaware/topologicalsort"

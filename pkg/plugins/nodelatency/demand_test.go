@@ -149,7 +149,7 @@ type fakePrometheus struct {
 
 func (p *fakePrometheus) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if p.raw != "" {
-		fmt.Fprint(w, p.raw) //nolint:errcheck // the client sees it
+		fmt.Fprint(w, p.raw)
 		return
 	}
 	if p.series == nil {
@@ -168,7 +168,7 @@ func (p *fakePrometheus) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		series = append(series, fmt.Sprintf(`{"metric":{"node":%q},"value":[%d,%q]}`, n, time.Now().Unix(), v))
 	}
-	fmt.Fprintf(w, `{"status":"success","data":{"resultType":"vector","result":[%s]}}`, strings.Join(series, ",")) //nolint:errcheck // as above
+	fmt.Fprintf(w, `{"status":"success","data":{"resultType":"vector","result":[%s]}}`, strings.Join(series, ","))
 }
 
 func TestDemandRefresh(t *testing.T) {
