@@ -317,3 +317,19 @@ func setPresets(args *Args) field.ErrorList {
 	}
 	return errs
 }
+
+// Queries returns what is asked with the args of a pluginConfig, in the order of its metrics, and an error for args that are not valid.
+func Queries(obj runtime.Object) ([]prometheus.NodeQuery, error) {
+	args, err := getArgs(obj)
+	if err != nil {
+		return nil, err
+	}
+	queries := make([]prometheus.NodeQuery, len(args.Metrics))
+	for i := range args.Metrics {
+		queries[i] = compile(&args.Metrics[i]).query
+	}
+	return queries, nil
+}
+
+// PresetNames returns the names of the presets in order.
+func PresetNames() []string { return slices.Sorted(maps.Keys(presets)) }
