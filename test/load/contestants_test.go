@@ -14,11 +14,11 @@ type contestant struct {
 	name   string // of the scheduler, in what pods and worlds are called
 	title  string
 	binary string
+	// ours tells whether the plugin is NodeMetrics.
+	ours bool
 	// profile is a KubeSchedulerConfiguration's profile without its schedulerName; PROMETHEUS stands for the address.
 	profile string
 }
-
-const ours = "nodemetrics"
 
 // contestants are configured as their own documentation recommends.
 var contestants = []contestant{
@@ -76,21 +76,30 @@ var contestants = []contestant{
 `,
 	},
 	{
-		name: ours, title: "NodeMetrics", binary: "fogsched",
-		profile: `
+		name: "nodemetrics", title: "NodeMetrics", binary: "fogsched", ours: true,
+		profile: nodeMetrics(`{preset: cpu-variation}`),
+	},
+	{
+		// What an administrator sees in Prometheus: how much pods use of what they ask for. No other contestant can be told.
+		name: "nodemetricsfactor", title: "NodeMetrics, factor 0.65", binary: "fogsched", ours: true,
+		profile: nodeMetrics(`{preset: cpu-variation, podEffect: {resource: cpu, per: Allocatable, factor: 0.65}}`),
+	},
+}
+
+// nodeMetrics is the profile of the plugin's README with another metric.
+func nodeMetrics(metric string) string {
+	return `
   plugins:
     multiPoint:
       enabled:
       - name: NodeMetrics
-        weight: 10
+        weight: 5
   pluginConfig:
   - name: NodeMetrics
     args:
       prometheus: {address: PROMETHEUS}
       metrics:
-      - preset: cpu-variation
-`,
-	},
+      - ` + metric + "\n"
 }
 
 // config is the KubeSchedulerConfiguration of a contestant.

@@ -74,7 +74,7 @@ func TestPlacementUnderLoad(t *testing.T) {
 	r := newReport()
 	for _, c := range contestants {
 		s := startContestant(t, control, c, prometheus)
-		if c.name == ours {
+		if c.ours {
 			untilData(t, s, len(worlds)*nodesPerWorld)
 		}
 		for _, w := range byContestant[c.name] {
@@ -322,7 +322,8 @@ func (p workload) pod(name, scheduler, world string) *corev1.Pod {
 	}
 }
 
-// checkAgainst fails unless Prometheus comes to see the utilisation that the report tells, where it does not swing away meanwhile.
+// checkAgainst fails unless Prometheus comes to see the utilisation that the report tells, where it does not swing away meanwhile. A scrape that
+// is answered a second late on a busy machine shifts a rate between two by some percent.
 func (b *bursts) checkAgainst(s *promtest.Server) {
 	b.Helper()
 	b.Log("comparing with what Prometheus sees")
@@ -333,7 +334,7 @@ func (b *bursts) checkAgainst(s *promtest.Server) {
 		if err != nil {
 			return err
 		}
-		return compare(b.worlds, v, 0.01, func(m *machine) (float64, bool) {
+		return compare(b.worlds, v, 0.05, func(m *machine) (float64, bool) {
 			m.mu.Lock()
 			defer m.mu.Unlock()
 			return m.utilization(time.Now()), m.base.swing == 0
@@ -373,7 +374,7 @@ func (b *bursts) checkHealth(c contestant, s *cluster.Scheduler) {
 			b.Errorf("%s lacked data; its log has %q", c.title, line)
 		}
 	}
-	if c.name != ours {
+	if !c.ours {
 		return
 	}
 	for _, want := range []struct {
