@@ -1,0 +1,381 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build c2m
+
+package c2m
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime/metrics"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
+	"k8s.io/component-base/metrics/legacyregistry"
+
+	fogmetrics "github.com/fogsched/fogsched/pkg/metrics"
+)
+
+// report is out/c2m/report.json.
+type report struct {
+	Note         string `json:"note"`
+	Config       string `json:"config"`
+	Pods         int    `json:"pods"`
+	Nodes        int    `json:"nodes"`
+	Regions      int    `json:"regions"`
+	Applications int    `json:"applications"`
+
+	Seconds         float64 `json:"seconds"`
+	PodsPerSecond   float64 `json:"podsPerSecond"`
+	CPUSeconds      float64 `json:"cpuSeconds"`
+	CPUMicrosPerPod float64 `json:"cpuMicrosPerPod"`
+	// Cores is how many the run had on average; with others at work it is fewer than the machine has.
+	Cores   float64 `json:"cores"`
+	PeakMiB int     `json:"peakMiB"`
+
+	// MeanRTT and FullScoringMeanRTT are true round trips in milliseconds of the same pods at the same moment.
+	MeanRTT            float64 `json:"meanRTT"`
+	FullScoringMeanRTT float64 `json:"fullScoringMeanRTT"`
+	Ratio              float64 `json:"ratio"`
+	Samples            int     `json:"samples"`
+	// SamplingSeconds is what the comparison took; it is part of Seconds.
+	SamplingSeconds float64 `json:"samplingSeconds"`
+	// FinalMeanRTT is that of all callers at the end.
+	FinalMeanRTT float64 `json:"finalMeanRTT"`
+
+	NotPlacedAtOnce int64            `json:"notPlacedAtOnce"`
+	Narrowed        map[string]int64 `json:"narrowed"`
+	FullestNode     int              `json:"fullestNode"`
+	Steps           []step           `json:"steps"`
+	// Where is where the time goes.
+	Where []share `json:"where"`
+}
+
+// step is one of the parts of a run.
+type step struct {
+	Pods            int     `json:"pods"`
+	PodsPerSecond   float64 `json:"podsPerSecond"`
+	CPUMicrosPerPod float64 `json:"cpuMicrosPerPod"`
+	LiveMiB         int     `json:"liveMiB"`
+	// The regret of the samples in this part, as a ratio of means.
+	Ratio float64 `json:"ratio,omitempty"`
+}
+
+// share is a part of a pod's time in microseconds.
+type share struct {
+	What         string  `json:"what"`
+	MicrosPerPod float64 `json:"microsPerPod"`
+}
+
+const note = "No API server: nodes and pods are in memory, bindings are accepted in the process, and the pod events of a watch come through a channel."
+
+// clock follows a run.
+type clock struct {
+	began    time.Time
+	cpu      time.Duration
+	gc       float64
+	every    int
+	steps    []step
+	at       time.Time
+	atCPU    time.Duration
+	atPods   int
+	terminal bool
+}
+
+func startClock(r *run) *clock {
+	info, err := os.Stdout.Stat()
+	c := &clock{
+		began: time.Now(), cpu: cpuTime(), gc: gcSeconds(), every: min(100_000, max(1, r.pods/10)),
+		terminal: err == nil && info.Mode()&os.ModeCharDevice != 0,
+	}
+	c.at, c.atCPU = c.began, c.cpu
+	return c
+}
+
+// follow shows how far the run is, until it is through.
+func (c *clock) follow(r *run) {
+	pause := 10 * time.Second
+	if c.terminal {
+		pause = time.Second
+	}
+	steps, bars := time.NewTicker(50*time.Millisecond), time.NewTicker(pause)
+	defer steps.Stop()
+	defer bars.Stop()
+	last, lastPods := c.began, 0
+	for {
+		select {
+		case <-r.done:
+			c.step(r.pods)
+			if c.terminal {
+				fmt.Print("\r\033[K")
+			}
+			return
+		case <-steps.C:
+			if n := int(r.bound.Load()); n-c.atPods >= c.every {
+				c.step(n)
+			}
+		case now := <-bars.C:
+			n := int(r.bound.Load())
+			rate := float64(n-lastPods) / now.Sub(last).Seconds()
+			last, lastPods = now, n
+			c.show(n, r.pods, rate, now)
+		}
+	}
+}
+
+// show prints the bar.
+func (c *clock) show(n, of int, rate float64, now time.Time) {
+	const width = 30
+	left := "?"
+	if n > 0 {
+		left = (time.Duration(float64(now.Sub(c.began)) * float64(of-n) / float64(n))).Round(time.Second).String()
+	}
+	full := width * n / of
+	line := fmt.Sprintf("[%s%s] %3d%%  %s of %s pods  %4.0f/s  %s left  %d MiB", strings.Repeat("█", full), strings.Repeat("░", width-full),
+		100*n/of, thousands(n), thousands(of), rate, left, liveMiB())
+	if c.terminal {
+		fmt.Print("\r\033[K", line)
+	} else {
+		fmt.Println(line)
+	}
+}
+
+func thousands(n int) string {
+	s := strconv.Itoa(n)
+	for i := len(s) - 3; i > 0; i -= 3 {
+		s = s[:i] + "," + s[i:]
+	}
+	return s
+}
+
+func (c *clock) step(n int) {
+	if n <= c.atPods {
+		return
+	}
+	now, cpu := time.Now(), cpuTime()
+	count := float64(n - c.atPods)
+	c.steps = append(c.steps, step{
+		Pods: n, PodsPerSecond: count / now.Sub(c.at).Seconds(), CPUMicrosPerPod: float64((cpu - c.atCPU).Microseconds()) / count, LiveMiB: liveMiB(),
+	})
+	c.at, c.atCPU, c.atPods = now, cpu, n
+}
+
+// report gathers the figures.
+func (c *clock) report(t *testing.T, r *run) *report {
+	t.Helper()
+	seconds, cpu := c.at.Sub(c.began).Seconds(), (c.atCPU - c.cpu).Seconds()
+	rep := &report{
+		Note: note, Pods: r.pods, Seconds: seconds, PodsPerSecond: float64(r.pods) / seconds, CPUSeconds: cpu, CPUMicrosPerPod: cpu / float64(r.pods) * 1e6,
+		Cores: cpu / seconds, PeakMiB: peakMiB(t), Steps: c.steps, NotPlacedAtOnce: r.failed.Load(), Narrowed: map[string]int64{},
+		MeanRTT: mean(r.chosen), FullScoringMeanRTT: mean(r.ideal), Samples: len(r.ideal), SamplingSeconds: r.sampling.Seconds(),
+	}
+	rep.Ratio = rep.MeanRTT / rep.FullScoringMeanRTT
+	for i := range rep.Steps { // samples are evenly over the pods
+		lo, hi := 0, rep.Steps[i].Pods*len(r.ideal)/r.pods
+		if i > 0 {
+			lo = rep.Steps[i-1].Pods * len(r.ideal) / r.pods
+		}
+		if hi > lo {
+			rep.Steps[i].Ratio = mean(r.chosen[lo:hi]) / mean(r.ideal[lo:hi])
+		}
+	}
+	for n := range r.onNode {
+		rep.FullestNode = max(rep.FullestNode, int(r.onNode[n].Load()))
+	}
+	rep.FinalMeanRTT = r.finalMean()
+	for _, f := range gather(t, fogmetrics.Narrowed) {
+		for _, m := range f.GetMetric() {
+			rep.Narrowed[m.GetLabel()[0].GetValue()] = int64(m.GetCounter().GetValue())
+		}
+	}
+	rep.Where = where(t, r.pods)
+	rep.Where = append(rep.Where, share{"garbage collection (CPU)", (gcSeconds() - c.gc) / float64(r.pods) * 1e6})
+	return rep
+}
+
+// finalMean is the mean over all callers, of the nodes with callers.
+func (r *run) finalMean() float64 {
+	sum, count := 0.0, 0
+	for _, a := range r.apps {
+		for n, c := range a.dependent {
+			if len(a.servers) > 0 {
+				sum += float64(c) * a.expected(r.world, n)
+				count += c
+			}
+		}
+	}
+	return sum / float64(max(count, 1))
+}
+
+// where reads the scheduler's own metrics. Those of plugins are of one cycle in ten.
+func where(t *testing.T, pods int) []share {
+	t.Helper()
+	families, err := legacyregistry.DefaultGatherer.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	label := func(m *dto.Metric, name string) string {
+		for _, l := range m.GetLabel() {
+			if l.GetName() == name {
+				return l.GetValue()
+			}
+		}
+		return ""
+	}
+	sampled, points, plugins := 0.0, map[string]float64{}, map[string]float64{}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			sum := m.GetHistogram().GetSampleSum() * 1e6
+			switch f.GetName() {
+			case "scheduler_scheduling_algorithm_duration_seconds":
+				points["to the choice of a node, all together"] += sum
+			case "scheduler_framework_extension_point_duration_seconds":
+				if label(m, "profile") == schedulerID {
+					points[label(m, "extension_point")] += sum
+				}
+			case "scheduler_plugin_execution_duration_seconds":
+				if label(m, "plugin") == "NodeLatency" && label(m, "extension_point") == "PreFilter" {
+					sampled += float64(m.GetHistogram().GetSampleCount())
+				}
+				plugins[label(m, "extension_point")+" of "+label(m, "plugin")] += sum
+			case "scheduler_event_handling_duration_seconds":
+				points["event "+label(m, "event")] += sum
+			}
+		}
+	}
+	var list []share
+	for what, sum := range points {
+		list = append(list, share{what, sum / float64(pods)})
+	}
+	for what, sum := range plugins {
+		if sampled > 0 {
+			list = append(list, share{what, sum / sampled})
+		}
+	}
+	list = slices.DeleteFunc(list, func(s share) bool { return s.MicrosPerPod < 0.5 })
+	slices.SortFunc(list, func(a, b share) int { return cmp.Compare(b.MicrosPerPod, a.MicrosPerPod) })
+	return list
+}
+
+func gather(t *testing.T, c prometheus.Collector) []*dto.MetricFamily {
+	t.Helper()
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(c)
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return families
+}
+
+// waitForLatencies waits until every node reported and a snapshot has it.
+func waitForLatencies(t *testing.T, reported <-chan struct{}, nodes int) {
+	t.Helper()
+	deadline := time.After(settled)
+	select {
+	case <-reported:
+	case <-deadline:
+		t.Fatal("the nodes have not all reported")
+	}
+	for {
+		pairs, measured := 0.0, 0.0
+		for _, f := range gather(t, fogmetrics.Pairs) {
+			pairs = f.GetMetric()[0].GetGauge().GetValue()
+		}
+		for _, f := range gather(t, fogmetrics.MeasuredPairs) {
+			measured = f.GetMetric()[0].GetGauge().GetValue()
+		}
+		if pairs == float64(nodes*(nodes-1)/2) && measured >= float64(nodes*(peersInSite+peersInRegion+peersAnywhere)*9/10) {
+			return
+		}
+		select {
+		case <-deadline:
+			t.Fatalf("%v pairs are measured in the snapshot, of %v", measured, pairs)
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+func (rep *report) write(dir string) error {
+	b, err := json.MarshalIndent(rep, "", "  ")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(dir, "report.json"), append(b, '\n'), 0o644)
+}
+
+func (rep *report) print(w io.Writer) {
+	fmt.Fprintln(w, rep.Note)
+	fmt.Fprintf(w, "%s pods on %s nodes in %s: %.0f pods/s with %.2f cores; %.0f µs of CPU a pod; peak %s MiB\n", thousands(rep.Pods), thousands(rep.Nodes),
+		time.Duration(rep.Seconds*float64(time.Second)).Round(100*time.Millisecond), rep.PodsPerSecond, rep.Cores, rep.CPUMicrosPerPod, thousands(rep.PeakMiB))
+	fmt.Fprintf(w, "mean RTT of %d pods: %.3f ms, by full scoring %.3f ms: %.3f times; of all callers in the end %.3f ms\n", rep.Samples, rep.MeanRTT,
+		rep.FullScoringMeanRTT, rep.Ratio, rep.FinalMeanRTT)
+	fmt.Fprintf(w, "narrowed: %v; not placed at once: %d; the fullest node has %d pods\n", rep.Narrowed, rep.NotPlacedAtOnce, rep.FullestNode)
+	for _, s := range rep.Steps {
+		fmt.Fprintf(w, "%10s pods: %5.0f/s %5.0f µs of CPU a pod, %6d MiB live, %.3f times\n", thousands(s.Pods), s.PodsPerSecond, s.CPUMicrosPerPod, s.LiveMiB, s.Ratio)
+	}
+	fmt.Fprintln(w, "µs a pod:")
+	for _, s := range rep.Where {
+		fmt.Fprintf(w, "%8.1f %s\n", s.MicrosPerPod, s.What)
+	}
+}
+
+func mean(values []float64) float64 {
+	sum := 0.0
+	for _, v := range values {
+		sum += v
+	}
+	return sum / float64(max(len(values), 1))
+}
+
+// cpuTime is what the process used, in user and kernel mode.
+func cpuTime() time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		return 0
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+func gcSeconds() float64 {
+	s := []metrics.Sample{{Name: "/cpu/classes/gc/total:cpu-seconds"}}
+	metrics.Read(s)
+	return s[0].Value.Float64()
+}
+
+// liveMiB is what the last garbage collection left.
+func liveMiB() int {
+	s := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
+	metrics.Read(s)
+	return int(s[0].Value.Uint64() >> 20)
+}
+
+// peakMiB is the most memory that the process had resident.
+func peakMiB(t *testing.T) int {
+	t.Helper()
+	data, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(data)) {
+		if rest, ok := strings.CutPrefix(line, "VmHWM:"); ok {
+			kb, err := strconv.Atoi(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(rest), "kB")))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return kb >> 10
+		}
+	}
+	t.Fatal("/proc/self/status has no VmHWM")
+	return 0
+}
