@@ -14,7 +14,7 @@ import (
 // goroutines.
 type NodeTable struct {
 	slots []nodeSlot // a power of two of them, at most half of them used
-	shift int
+	shift uint8      // below 64
 }
 
 type nodeSlot struct {
@@ -25,15 +25,20 @@ type nodeSlot struct {
 // NewNodeTable returns a table for n candidates at most.
 func NewNodeTable(n int) NodeTable {
 	size := bits.Len(uint(2 * n))
-	return NodeTable{slots: make([]nodeSlot, 1<<size), shift: 64 - size}
+	return NodeTable{slots: make([]nodeSlot, 1<<size), shift: uint8(64 - size)}
 }
 
 // address returns the address of a NodeInfo: the second word of the interface that holds it. It is only ever compared, and whoever asks holds
 // the NodeInfo.
 func address(ni fwk.NodeInfo) uintptr { return (*[2]uintptr)(unsafe.Pointer(&ni))[1] }
 
-// start is the slot where the search for an address begins: Fibonacci hashing.
-func (t *NodeTable) start(a uintptr) int { return int(uint64(a) * 0x9E3779B97F4A7C15 >> t.shift) }
+// start is the slot where the search for an address begins: Fibonacci hashing. The mask spares a comparison.
+func (t *NodeTable) start(a uintptr) int { return int(uint64(a) * 0x9E3779B97F4A7C15 >> (t.shift & 63)) }
+
+// Same reports whether two interfaces hold the same pointer. Comparing the interfaces themselves is a call.
+func Same[T any](a, b T) bool {
+	return *(*[2]uintptr)(unsafe.Pointer(&a)) == *(*[2]uintptr)(unsafe.Pointer(&b))
+}
 
 // Put sets a candidate's value.
 func (t *NodeTable) Put(ni fwk.NodeInfo, value int64) { t.put(address(ni), value) }

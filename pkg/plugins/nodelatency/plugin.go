@@ -120,7 +120,7 @@ func (p *NodeLatency) SignPod(ctx context.Context, pod *v1.Pod) (fragments []fwk
 
 // read returns the state of a cycle; nil where the pod has no intent.
 func (p *NodeLatency) read(cycle fwk.CycleState) *state {
-	if l := p.last.Load(); l != nil && l.cycle == cycle {
+	if l := p.last.Load(); l != nil && internal.Same(l.cycle, cycle) {
 		return l.state
 	}
 	data, err := cycle.Read(stateKey)
