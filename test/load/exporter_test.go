@@ -114,7 +114,8 @@ func (m *machine) metrics(now time.Time) []byte {
 // history is what Prometheus would have if it had scraped the machines since they started, as OpenMetrics: of the families above those from
 // which something is computed over minutes, and what the rules would have recorded.
 func history(worlds []*world) string {
-	const steps = int(past / scrapeInterval)
+	const step = 2 * scrapeInterval // half of the work, and as good for averages over minutes
+	const steps = int(past / step)
 	var b strings.Builder
 	for _, w := range worlds {
 		for _, m := range w.machines {
@@ -122,7 +123,7 @@ func history(worlds []*world) string {
 			samples := make([]sample, 0, steps)
 			m.mu.Lock()
 			for i := range steps { // the last one lies in the past, as it must
-				t := started.Add(time.Duration(i) * scrapeInterval)
+				t := started.Add(time.Duration(i) * step)
 				m.advance(t)
 				samples = append(samples, sample{float64(t.UnixMilli()) / 1e3, m.busy / float64(m.cores), m.spare / float64(m.cores)})
 			}
@@ -138,7 +139,7 @@ func history(worlds []*world) string {
 					}
 				}
 			}
-			const window = int(ruleWindow / scrapeInterval)
+			const window = int(ruleWindow / step)
 			for i := window; i < len(samples); i++ {
 				s, before := samples[i], samples[i-window]
 				labels := fmt.Sprintf("{job=%q,instance=%q}", job, m.name)

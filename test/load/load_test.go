@@ -66,9 +66,8 @@ func TestPlacementUnderLoad(t *testing.T) {
 			byContestant[c.name] = append(byContestant[c.name], w)
 		}
 	}
-	past := history(worlds)
 	control := newCluster(t, worlds)
-	prometheus := startPrometheus(t, worlds, past)
+	prometheus := startPrometheus(t, worlds)
 	b := newBursts(t, control, worlds)
 
 	r := newReport()
@@ -114,8 +113,11 @@ func newCluster(t *testing.T, worlds []*world) *cluster.Cluster {
 }
 
 // startPrometheus returns when Prometheus has scraped every machine, and the rules tell the machines' true load.
-func startPrometheus(t *testing.T, worlds []*world, past string) *promtest.Server {
+func startPrometheus(t *testing.T, worlds []*world) *promtest.Server {
 	t.Helper()
+	// The machines' time begins here, so that next to nothing is missing between what was stored and the first scrape.
+	begin()
+	past := history(worlds)
 	exporter := startExporter(t, worlds)
 	var targets []promtest.Target
 	for _, w := range worlds {
@@ -144,6 +146,7 @@ relabel_configs:
 		t.Fatal(err)
 	}
 	t.Cleanup(s.Stop)
+	t.Logf("prometheus scrapes %.1f s after the end of its history", time.Since(epoch).Seconds())
 	if _, err := s.AwaitSeries(t.Context(), `up == 1`, len(targets)); err != nil {
 		t.Fatal(err)
 	}

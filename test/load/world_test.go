@@ -67,11 +67,13 @@ type base struct {
 }
 
 // epoch is where all waves are in their phase, so that the worlds of one seed swing in step. The machines started so long before that
-// averages over a quarter of an hour have their past.
-var (
-	epoch   = time.Now()
+// averages over a quarter of an hour have their past. begin sets both.
+var epoch, started time.Time
+
+func begin() {
+	epoch = time.Now()
 	started = epoch.Add(-past)
-)
+}
 
 const past = 22 * time.Minute
 
