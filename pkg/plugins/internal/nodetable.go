@@ -33,7 +33,9 @@ func NewNodeTable(n int) NodeTable {
 func address(ni fwk.NodeInfo) uintptr { return (*[2]uintptr)(unsafe.Pointer(&ni))[1] }
 
 // start is the slot where the search for an address begins: Fibonacci hashing. The mask spares a comparison.
-func (t *NodeTable) start(a uintptr) int { return int(uint64(a) * 0x9E3779B97F4A7C15 >> (t.shift & 63)) }
+func (t *NodeTable) start(a uintptr) int {
+	return int(uint64(a) * 0x9E3779B97F4A7C15 >> (t.shift & 63))
+}
 
 // Same reports whether two interfaces hold the same pointer. Comparing the interfaces themselves is a call.
 func Same[T any](a, b T) bool {
