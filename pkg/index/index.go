@@ -474,7 +474,7 @@ func (x *Index) put(pod *v1.Pod, node string, assumed bool) {
 	group := AnnotatedGroup(pod)
 	if r, ok := x.pods[pod.UID]; ok {
 		if r.node == node && r.group == group && sameLabels(r.labels, pod.Labels) {
-			r.assumed = assumed
+			r.assumed, r.labels = assumed, pod.Labels // an assumed pod is a copy, of which nothing needs to be kept
 			return
 		}
 		x.remove(pod.UID)
@@ -492,6 +492,9 @@ func (x *Index) put(pod *v1.Pod, node string, assumed bool) {
 	same[pod.UID] = r
 	r.in = x.lookupLocked().match(nil, r.namespace, r.labels, r.group)
 	for _, w := range r.in {
+		if w.scope.label.key == annotationKey {
+			r.group = w.scope.label.value // the same text, once for all of its pods
+		}
 		w.add(countKey{node, r.revision}, 1)
 	}
 	if len(r.in) > 0 {

@@ -31,7 +31,7 @@ type catalog struct {
 	mu          sync.Mutex
 	policies    map[types.NamespacedName]*policy
 	annotations map[annotationKey]*annotation
-	annotated   map[types.UID]annotationKey
+	annotated   map[types.UID]*annotation
 
 	current atomic.Pointer[view]
 	// generation grows with every change of an intent.
@@ -53,6 +53,7 @@ type policy struct {
 type annotationKey struct{ namespace, group string }
 
 type annotation struct {
+	key  annotationKey
 	refs  int // pods that have it
 	made  time.Time
 	bound *bound
@@ -126,7 +127,7 @@ func newCatalog(x *index.Index) *catalog {
 		exists:      func(*v1.Pod) bool { return true },
 		policies:    map[types.NamespacedName]*policy{},
 		annotations: map[annotationKey]*annotation{},
-		annotated:   map[types.UID]annotationKey{},
+		annotated:   map[types.UID]*annotation{},
 		changed:     make(chan struct{}, 1),
 	}
 }
@@ -264,33 +265,33 @@ func (c *catalog) setPod(pod *v1.Pod) {
 	}
 	key := annotationKey{pod.Namespace, group}
 	had, annotated := c.annotated[pod.UID]
-	if annotated == ok && (!ok || had == key) {
+	if annotated == ok && (!ok || had.key == key) {
 		return
 	}
 	if annotated {
 		c.dropAnnotation(pod.UID, had)
 	}
 	if ok {
-		c.annotated[pod.UID] = key
-		c.acquireAnnotation(key, text).refs++
+		a := c.acquireAnnotation(key, text)
+		a.refs++
+		c.annotated[pod.UID] = a // not the key: its text is the pod's own copy
 	}
 }
 
 func (c *catalog) deletePod(uid types.UID) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if key, ok := c.annotated[uid]; ok {
-		c.dropAnnotation(uid, key)
+	if a, ok := c.annotated[uid]; ok {
+		c.dropAnnotation(uid, a)
 	}
 }
 
-func (c *catalog) dropAnnotation(uid types.UID, key annotationKey) {
+func (c *catalog) dropAnnotation(uid types.UID, a *annotation) {
 	delete(c.annotated, uid)
-	a := c.annotations[key]
 	if a.refs--; a.refs > 0 {
 		return
 	}
-	delete(c.annotations, key)
+	delete(c.annotations, a.key)
 	c.release(a.bound)
 	c.touch()
 }
@@ -300,7 +301,7 @@ func (c *catalog) acquireAnnotation(key annotationKey, text string) *annotation 
 	if a, ok := c.annotations[key]; ok {
 		return a
 	}
-	a := &annotation{made: time.Now()}
+	a := &annotation{key: key, made: time.Now()}
 	in, err := intent.ParseAnnotation(key.namespace, text)
 	if err != nil {
 		a.err = err
