@@ -29,28 +29,22 @@ const (
 // A client that is measured, and within the limit of no node but its own, is left out of the last one, unless that goes for all
 // of them: else it could keep every further replica from being placed. Its own node still has the lowest cost.
 type Limit struct {
-	micros float32
-	rows   []*latency.Row
-	nodes  []int32
-	all    bool // every row must be within, not just one
+	micros  float32
+	targets []Target
+	all     bool // every row must be within, not just one
 	// hopeless are the rows of clients that count only where they are unmeasured.
 	hopeless []*latency.Row
 }
 
-// NewClientLimit is the limit of a pod that calls servers.
+// NewClientLimit is the limit of a pod that calls servers. It keeps the slice.
 func NewClientLimit(limit time.Duration, routing Routing, servers []Target) Limit {
-	l := Limit{micros: micros(limit), all: routing == Any}
-	for _, s := range servers {
-		l.rows = append(l.rows, s.Row)
-		l.nodes = append(l.nodes, s.Node)
-	}
-	return l
+	return Limit{micros: micros(limit), all: routing == Any, targets: servers}
 }
 
 // NewReplicaLimit is the limit of a pod that clients call beside its peers. Where coveredUnmeasured is set, a peer without
 // a measurement to a client counts as covering it.
 func NewReplicaLimit(limit time.Duration, routing Routing, clients []Target, peers []Peer, coveredUnmeasured bool) Limit {
-	l := Limit{micros: micros(limit), all: routing == Any}
+	l := Limit{micros: micros(limit), all: routing == Any, targets: make([]Target, 0, len(clients))}
 	var beyond []Target // the clients that no node covers
 	for _, k := range clients {
 		switch {
@@ -58,12 +52,12 @@ func NewReplicaLimit(limit time.Duration, routing Routing, clients []Target, pee
 		case routing == Nearest && !l.coverable(k):
 			beyond = append(beyond, k)
 		default:
-			l.rows, l.nodes = append(l.rows, k.Row), append(l.nodes, k.Node)
+			l.targets = append(l.targets, k)
 		}
 	}
 	for _, k := range beyond {
 		if len(beyond) == len(clients) { // then the limit cannot be kept at all
-			l.rows, l.nodes = append(l.rows, k.Row), append(l.nodes, k.Node)
+			l.targets = append(l.targets, k)
 		} else {
 			l.hopeless = append(l.hopeless, k.Row)
 		}
@@ -106,11 +100,11 @@ func (l *Limit) covered(k Target, peers []Peer, unmeasured bool) bool {
 func micros(d time.Duration) float32 { return float32(float64(d) / float64(time.Microsecond)) }
 
 // Empty reports whether no target is left that a node could be too far from.
-func (l *Limit) Empty() bool { return len(l.rows) == 0 }
+func (l *Limit) Empty() bool { return len(l.targets) == 0 }
 
 // Check judges a node; a negative number is a node that the snapshot does not know. A limit without targets is kept.
 func (l *Limit) Check(n int32) Verdict {
-	if len(l.rows) == 0 {
+	if len(l.targets) == 0 {
 		for _, r := range l.hopeless {
 			if n < 0 || !r.Provenance[n].IsMeasured() {
 				return Unmeasured
@@ -122,7 +116,8 @@ func (l *Limit) Check(n int32) Verdict {
 		return Unmeasured
 	}
 	unmeasured, exceeded := false, false
-	for _, r := range l.rows {
+	for i := range l.targets {
+		r := l.targets[i].Row
 		us, ok := r.RTT[n].Micros()
 		switch {
 		case !ok || !r.Provenance[n].IsMeasured():
@@ -155,13 +150,14 @@ func (l *Limit) Decisive(n int32) (rtt latency.RTT, p latency.Provenance, target
 		return latency.RTT{}, latency.Unknown, target
 	}
 	var best float32
-	for i, r := range l.rows {
+	for i := range l.targets {
+		r := l.targets[i].Row
 		us, ok := r.RTT[n].Micros()
 		if !ok || !r.Provenance[n].IsMeasured() {
 			continue
 		}
 		if target < 0 || (us > best) == l.all && us != best {
-			best, rtt, p, target = us, r.RTT[n], r.Provenance[n], l.nodes[i]
+			best, rtt, p, target = us, r.RTT[n], r.Provenance[n], l.targets[i].Node
 		}
 	}
 	return rtt, p, target

@@ -173,7 +173,7 @@ func (s *state) explain(nodeName string, now time.Time) (Placement, []string) {
 		pe := PlacementEntry{
 			From: shorten(e.intent, maxPlacementText), Entry: e.path, Target: shorten(e.target, maxPlacementText), UnknownPairs: x.Unknown,
 		}
-		other := e.other()
+		other := s.other(e)
 		o := other.At(n)
 		pe.Provenance = worse(x.Provenance, o.Provenance).String()
 		pe.Error = latency.FormatError(max(s.errorOf(&e.Entry, e.direction, n, &x), s.errorOf(&other, e.direction, n, &o)))

@@ -34,7 +34,8 @@ func (p *NodeLatency) PreFilter(ctx context.Context, cycle fwk.CycleState, pod *
 		return nil, skip
 	}
 	cycle.Write(stateKey, s)
-	p.last.Store(&lastCycle{cycle: cycle, state: s})
+	s.cycle = cycle
+	p.last.Store(s)
 	result = p.narrow(ctx, s, pod, len(nodes))
 	if !s.hard {
 		if result == nil {
@@ -79,7 +80,7 @@ func (p *NodeLatency) Filter(ctx context.Context, cycle fwk.CycleState, _ *v1.Po
 // judge returns why a hard limit excludes a node, or "".
 func (s *state) judge(n int32) string {
 	for i := range s.limits {
-		l := &s.limits[i]
+		l := s.limits[i]
 		if !l.hard {
 			continue
 		}
@@ -116,7 +117,7 @@ func (p *NodeLatency) PostFilter(ctx context.Context, cycle fwk.CycleState, pod 
 func (s *state) nearestMisses() []string {
 	var reasons []string
 	for i := range s.limits {
-		l := &s.limits[i]
+		l := s.limits[i]
 		if !l.hard || l.Empty() {
 			continue
 		}

@@ -28,18 +28,13 @@ type NodeLatency struct {
 
 	// last is the state of the latest cycle: Score finds it here without a look-up. Cycles that overlap, as those of
 	// preemption can, read theirs from the CycleState.
-	last atomic.Pointer[lastCycle]
+	last atomic.Pointer[state]
 
 	// candidates is how many nodes a pod is narrowed to, 0 for none. The rest is for narrowing alone: see there.
 	candidates  int
 	postFilters func(fwk.Handle) []string
 	order       sync.Once
 	mayNarrow   bool
-}
-
-type lastCycle struct {
-	cycle fwk.CycleState
-	state *state
 }
 
 var (
@@ -121,7 +116,7 @@ func (p *NodeLatency) SignPod(ctx context.Context, pod *v1.Pod) (fragments []fwk
 // read returns the state of a cycle; nil where the pod has no intent.
 func (p *NodeLatency) read(cycle fwk.CycleState) *state {
 	if l := p.last.Load(); l != nil && internal.Same(l.cycle, cycle) {
-		return l.state
+		return l
 	}
 	data, err := cycle.Read(stateKey)
 	if err != nil {

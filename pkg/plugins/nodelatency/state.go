@@ -17,12 +17,13 @@ import (
 
 // state is what one scheduling cycle knows. PreFilter makes it; what the later extension points write is theirs alone.
 type state struct {
-	snap *latency.Snapshot
-	// demand returns what each of the nodes demands; nil where all count the same.
-	demand  func(name string, nodes []index.NodeCount) map[string]float32
+	// cycle is the one that the state is of.
+	cycle   fwk.CycleState
+	engine  *engine
+	snap    *latency.Snapshot
 	entries []entry
 	// limits exclude nodes, or rank them behind; hard tells whether one of them excludes.
-	limits []limit
+	limits []*limit
 	hard   bool
 	// narrowed is how many nodes the pod is tried on; 0 for all.
 	narrowed int
@@ -43,6 +44,10 @@ type state struct {
 	// keepers is the number of candidates that keep every limit, penalty what the costs of the others have on top.
 	keepers int
 	penalty int64
+
+	// Most pods have no more.
+	entryBuffer [2]entry
+	limitBuffer [2]*limit
 }
 
 // Clone returns the state itself: preemption's what-if on other pods does not move a node.
@@ -56,10 +61,33 @@ type entry struct {
 	target    string
 	statistic latency.Statistic
 	limit     *limit
-	// tail is the same entry for the other statistic, for the explanation; made on demand.
-	other func() placement.Entry
+	// basis is what it is made of.
+	basis basis
 	// direction tells which way the pairs were measured.
 	direction latency.Direction
+}
+
+// basis is what a placement.Entry is made of.
+type basis struct {
+	entry   *boundEntry
+	role    intent.Role
+	routing placement.Routing
+	nodes   []index.NodeCount
+	peers   []placement.Peer
+	demand  map[string]float32
+}
+
+// make returns the entry for targets.
+func (b *basis) make(targets []placement.Target) placement.Entry {
+	if b.role == intent.Client {
+		return placement.NewReplicaEntry(b.entry.Weight, b.routing, targets, b.peers)
+	}
+	return placement.NewClientEntry(b.entry.Weight, b.routing, targets)
+}
+
+// other is the same entry for the other statistic, for the explanation.
+func (s *state) other(e *entry) placement.Entry {
+	return e.basis.make(s.targets(e.basis.nodes, e.direction, 1-e.basis.entry.Statistic, maxTargets, e.basis.demand))
 }
 
 // limit is a placement.Limit and what follows from it.
@@ -129,7 +157,8 @@ func (e *engine) wantsOf(pod *v1.Pod) wants {
 
 // compile turns what a pod wants into rows. limitsOnly leaves out what only scoring needs.
 func (e *engine) compile(pod *v1.Pod, w *wants, limitsOnly bool) *state {
-	s := &state{snap: e.store.Snapshot(), best: -1, second: -1, demand: e.demandOf}
+	s := &state{snap: e.store.Snapshot(), best: -1, second: -1, engine: e}
+	s.entries, s.limits = s.entryBuffer[:0], s.limitBuffer[:0]
 	revision := index.RevisionOf(pod)
 	for _, b := range w.own {
 		for i := range b.entries {
@@ -188,24 +217,16 @@ func (s *state) add(name string, be *boundEntry, role intent.Role, targets, peer
 	// Who demands nothing now is left out of the cost; a limit is kept for all.
 	var demand map[string]float32
 	if be.Demand != "" && role == intent.Client {
-		demand = s.demand(be.Demand, targets)
+		demand = s.engine.demandOf(be.Demand, targets)
 	}
 	ts := s.targets(targets, direction, be.Statistic, maxTargets, demand)
 	if len(ts) == 0 {
 		return
 	}
 	ps := s.peers(peers, revision)
-	build := func(ts []placement.Target) placement.Entry {
-		if role == intent.Client {
-			return placement.NewReplicaEntry(be.Weight, routing, ts, ps)
-		}
-		return placement.NewClientEntry(be.Weight, routing, ts)
-	}
+	b := basis{entry: be, role: role, routing: routing, nodes: targets, peers: ps, demand: demand}
 	en := entry{
-		Entry: build(ts), intent: name, path: be.Path, target: be.Target(), statistic: be.Statistic, direction: direction,
-		other: func() placement.Entry {
-			return build(s.targets(targets, direction, 1-be.Statistic, maxTargets, demand))
-		},
+		Entry: b.make(ts), intent: name, path: be.Path, target: be.Target(), statistic: be.Statistic, direction: direction, basis: b,
 	}
 	if reverse {
 		en.target = "callers of " + be.Target()
@@ -223,7 +244,7 @@ func (s *state) add(name string, be *boundEntry, role intent.Role, targets, peer
 		} else {
 			l.Limit = placement.NewClientLimit(be.Limit, routing, ts)
 		}
-		s.limits = append(s.limits, *l)
+		s.limits = append(s.limits, l)
 		s.hard = s.hard || l.hard
 		en.limit = l
 	}
