@@ -87,7 +87,7 @@ tools: $(CONTROL_PLANE) ## the control plane for demo and tests, built into bin/
 .PHONY: test-unit
 test-unit: ## unit tests with the race detector (without it where there is no C compiler)
 	@echo "compiling the unit tests (the first time about 2 min) …"
-	$(if $(RACE),CGO_ENABLED=1) go test $(RACE) -timeout 5m $(UNIT)
+	$(if $(RACE),CGO_ENABLED=1) go test $(RACE) -timeout 15m $(UNIT)
 UNIT = $$(go list -f '{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}}{{end}}' ./pkg/... ./cmd/...)
 
 # The vet compiles on all cores; the tests then run one package at a time, because some of them measure time.
