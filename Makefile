@@ -59,8 +59,24 @@ verify: bin/gofumpt bin/golangci-lint bin/controller-gen ## formatting, linters,
 	@hack/verify-all.sh
 
 .PHONY: bench
-bench: ## benchmarks (BENCH=regexp, COUNT=runs, for benchstat)
-	go test -run '^$$' -bench '$(or $(BENCH),.)' -benchmem -count $(or $(COUNT),1) ./pkg/...
+bench: bin/benchstat ## the short set of benchmarks beside the recorded figures (BENCH=regexp, COUNT=runs)
+	@mkdir -p out/bench
+	go test -run '^$$' -bench '$(or $(BENCH),$(BENCH_SHORT))' -benchmem -benchtime 50ms -count $(or $(COUNT),6) $(BENCH_PACKAGES) | tee out/bench/now.txt
+	@echo
+	@bin/benchstat recorded=hack/bench/recorded.txt now=out/bench/now.txt
+# One size of what has many, and all that has one.
+BENCH_SHORT := Sizes|NoIntent|Score|Filter|PreScore|Rank|Row|SnapshotBuild|Costs|Reserve|Build|Take/nodes=5000$$|candidates=|metrics=|Schedule/targets=10$$|nodes=5000$$|rows=
+BENCH_PACKAGES := ./pkg/latency ./pkg/placement ./pkg/plugins/... ./pkg/store
+
+.PHONY: bench-full
+bench-full: bin/benchstat ## every benchmark at every size (about 40 min; COUNT=runs)
+	@mkdir -p out/bench
+	go test -run '^$$' -bench . -benchmem -count $(or $(COUNT),5) -timeout 2h ./pkg/... | tee out/bench/full.txt
+	@bin/benchstat out/bench/full.txt
+
+.PHONY: bench-record
+bench-record: ## make what `make bench` measured last the recorded figures
+	cp out/bench/now.txt hack/bench/recorded.txt
 
 .PHONY: quality
 quality: ## how near to the best the placements are (RTT_MEASURED=file RTT_TRUE=file RTT_UNIT=ms|s)
@@ -111,6 +127,7 @@ clean: ## remove what was built
 cluster_module := hack/tools/cluster/go.mod hack/tools/cluster/go.sum
 kwok_module := hack/tools/kwok/go.mod hack/tools/kwok/go.sum
 lint_module := hack/tools/lint/go.mod hack/tools/lint/go.sum
+bench_module := hack/tools/bench/go.mod hack/tools/bench/go.sum
 codegen_module := hack/tools/codegen/go.mod hack/tools/codegen/go.sum
 prometheus_module := hack/tools/prometheus/go.mod hack/tools/prometheus/go.sum
 
@@ -138,6 +155,9 @@ bin/kwok: $(kwok_module)
 
 bin/golangci-lint: $(lint_module)
 	$(call build_tool,lint,github.com/golangci/golangci-lint/v2/cmd/golangci-lint,2 min)
+
+bin/benchstat: $(bench_module)
+	$(call build_tool,bench,golang.org/x/perf/cmd/benchstat,5 s)
 
 bin/controller-gen: $(codegen_module)
 	$(call build_tool,codegen,sigs.k8s.io/controller-tools/cmd/controller-gen,30 s)
