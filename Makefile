@@ -65,7 +65,7 @@ bench: bin/benchstat ## the short set of benchmarks beside the recorded figures 
 	@echo
 	@bin/benchstat recorded=hack/bench/recorded.txt now=out/bench/now.txt
 # One size of what has many, and all that has one.
-BENCH_SHORT := Sizes|NoIntent|Score|Filter|PreScore|Rank|Row|SnapshotBuild|Costs|Reserve|Build|Take/nodes=5000$$|candidates=|metrics=|Schedule/targets=10$$|nodes=5000$$|rows=
+BENCH_SHORT := Sizes/nodes=5000$$/targets=10$$|NoIntent|BenchmarkScore|BenchmarkFilter|BenchmarkPreFilter|BenchmarkPreScore|Rank/nodes=5000$$/targets=10$$|Row|SnapshotBuild|Costs|Reserve|BenchmarkBuild/nodes=5000$$|Take
 BENCH_PACKAGES := ./pkg/latency ./pkg/placement ./pkg/plugins/... ./pkg/store
 
 .PHONY: bench-full
@@ -269,3 +269,12 @@ load: tools build bin/prometheus bin/promtool ## where a burst lands on nodes wh
 chaos: tools build bin/prometheus ## scheduling while Prometheus fails in every way, with Trimaran beside it on the same faults (about 6 min)
 	@echo "compiling the tests (the first time about 1 min) …"
 	go test -tags chaos -count=1 -timeout 30m -v ./test/chaos
+
+##@ Throughput
+
+# Each run is a process of its own with an API server in it; etcd is found through FOGSCHED_BIN.
+.PHONY: perf
+perf: bin/etcd ## what placement by latency costs the scheduler, beside the stock profile and its peers (RUNS=n NODES=n PODS=n, FULL=1): test/perf/README.md
+	@echo "compiling the tests (the first time about 3 min) …"
+	RUNS='$(RUNS)' NODES='$(NODES)' PODS='$(PODS)' CASES='$(CASES)' FULL='$(FULL)' PROFILE='$(PROFILE)' \
+		go test -tags perf -vet=off -count=1 -timeout 6h -v -run '^Test' ./test/perf

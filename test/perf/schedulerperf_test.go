@@ -6,20 +6,37 @@ package perf
 
 import (
 	"cmp"
+	"context"
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/component-base/metrics/legacyregistry"
+	"k8s.io/component-base/metrics/testutil"
 	frameworkruntime "k8s.io/kubernetes/pkg/scheduler/framework/runtime"
 	schedulerperf "k8s.io/kubernetes/test/integration/scheduler_perf"
+	"k8s.io/kubernetes/test/utils/ktesting"
+	"sigs.k8s.io/yaml"
 
 	"github.com/fogsched/fogsched/cmd/fogsched/app"
 	"github.com/fogsched/fogsched/test/program"
 )
 
-// configVariable names the file of scheduler_perf's test cases, in the place of performance-config.yaml.
-const configVariable = "FOGSCHED_PERF_CONFIG"
+const (
+	// configVariable names the file of scheduler_perf's test cases, in the place of performance-config.yaml.
+	configVariable = "FOGSCHED_PERF_CONFIG"
+	// samplesVariable names the file that the samples of one run are written to.
+	samplesVariable = "FOGSCHED_PERF_SAMPLES"
+
+	sampleInterval = time.Second
+)
 
 func TestMain(m *testing.M) {
 	if err := schedulerperf.InitTests(); err != nil {
@@ -42,5 +59,75 @@ func BenchmarkPerfScheduling(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
-	schedulerperf.RunBenchmarkPerfScheduling(b, cmp.Or(os.Getenv(configVariable), "performance-config.yaml"), "fogsched", registry)
+	schedulerperf.RunBenchmarkPerfScheduling(b, cmp.Or(os.Getenv(configVariable), "performance-config.yaml"), "fogsched", registry,
+		schedulerperf.WithPrepareFn(prepare))
+}
+
+// prepare makes NetworkOverhead's CRDs, for every contestant alike, and starts the sampling.
+func prepare(tCtx ktesting.TContext) error {
+	for _, name := range []string{"crd-appgroups.yaml", "crd-networktopologies.yaml"} {
+		if err := createCRD(tCtx, filepath.Join("config", name)); err != nil {
+			return err
+		}
+	}
+	if path := os.Getenv(samplesVariable); path != "" {
+		f, err := os.Create(path)
+		if err != nil {
+			return err
+		}
+		go sampleInto(tCtx, f)
+	}
+	return nil
+}
+
+// createCRD returns when the API server serves the kind.
+func createCRD(tCtx ktesting.TContext, path string) error {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	crd := &unstructured.Unstructured{}
+	if err := yaml.UnmarshalStrict(data, &crd.Object); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	resource := schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"}
+	if _, err := tCtx.Dynamic().Resource(resource).Create(tCtx, crd, metav1.CreateOptions{}); err != nil {
+		return fmt.Errorf("creating %s: %w", crd.GetName(), err)
+	}
+	group, _, err := unstructured.NestedString(crd.Object, "spec", "group")
+	if err != nil {
+		return err
+	}
+	return wait.PollUntilContextTimeout(tCtx, 50*time.Millisecond, time.Minute, true, func(context.Context) (bool, error) {
+		_, err := tCtx.Client().Discovery().ServerResourcesForGroupVersion(group + "/v1alpha1")
+		return err == nil, nil
+	})
+}
+
+// sample is the state of a run at one moment.
+type sample struct {
+	Scheduled float64       `json:"scheduled"`
+	At        time.Time     `json:"at"`
+	CPU       time.Duration `json:"cpuNanoseconds"` // of the process: scheduler, API server, and the harness itself
+}
+
+// sampleInto writes a sample each second until ctx ends.
+func sampleInto(ctx context.Context, f *os.File) {
+	defer f.Close()
+	encoder := json.NewEncoder(f)
+	ticker := time.NewTicker(sampleInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		counts, err := testutil.GetCounterValuesFromGatherer(legacyregistry.DefaultGatherer, "scheduler_schedule_attempts_total",
+			map[string]string{"profile": "default-scheduler"}, "result")
+		if err != nil {
+			continue // there is no such metric before the first pod
+		}
+		_ = encoder.Encode(sample{Scheduled: counts["scheduled"], At: time.Now(), CPU: processCPU()})
+	}
 }

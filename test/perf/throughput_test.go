@@ -1,0 +1,311 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build perf
+
+package perf
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"sigs.k8s.io/yaml"
+
+	"github.com/fogsched/fogsched/test/program"
+)
+
+const (
+	stock     = "stock"
+	batching  = "+batching"
+	perPod    = "CPU per pod"
+	podRate   = "pods/s"
+	warmPods  = 200
+	full15000 = 15000
+	// Fewer are through before the second sample.
+	fewestPods = 250
+
+	// A round is each contestant once. Medians of fewer rounds are not judged.
+	enoughRounds = 5
+)
+
+// contestant is a test case of performance-config.yaml. With batching the kube-scheduler's gate OpportunisticBatching is on.
+type contestant struct {
+	name string
+	// share is the part of the pods that it gets, one in so many, because it is slow. That flatters one that slows down as pods come.
+	share int
+	// once has a contestant run in the first round only, unless all are asked for.
+	once bool
+	// atLeast is what its throughput must be of the other contestant's.
+	atLeast float64
+	of      string
+	// timesOf is what the throughput of timesName must be of this one's.
+	timesName string
+	times     float64
+}
+
+// contestants in the order of the first round.
+var contestants = []contestant{
+	{name: stock, share: 1},
+	{name: "no-intent", share: 1, of: stock, atLeast: 0.98},
+	{name: "dependency", share: 1, of: stock, atLeast: 0.95},
+	{name: "preferred-affinity", share: 4, of: stock, timesName: "dependency", times: 3},
+	{name: "required-affinity", share: 4, of: stock, once: true, timesName: "dependency"},
+	{name: "networkoverhead", share: 32, of: stock, once: true, timesName: "dependency"},
+	{name: "dependency-not-narrowed", share: 1, of: stock, once: true},
+	{name: "clients", share: 1, of: stock, once: true},
+	{name: "fixed-dependency", share: 1, of: stock, once: true},
+	{name: stock + batching, share: 1, of: stock, once: true},
+	{name: "no-intent" + batching, share: 1, of: stock + batching, once: true},
+	{name: "dependency" + batching, share: 1, of: stock + batching, once: true},
+	{name: "fixed-dependency" + batching, share: 1, of: stock + batching, once: true},
+}
+
+// settings come from the environment: `make perf` passes them on.
+type settings struct {
+	rounds, nodes, pods int
+	cases               []string
+	full                bool
+}
+
+func readSettings(t *testing.T) settings {
+	t.Helper()
+	number := func(name string, otherwise int) int {
+		text := os.Getenv(name)
+		if text == "" {
+			return otherwise
+		}
+		n, err := strconv.Atoi(text)
+		if err != nil || n <= 0 {
+			t.Fatalf("%s=%s is not a number above 0", name, text)
+		}
+		return n
+	}
+	s := settings{
+		rounds: number("RUNS", enoughRounds), nodes: number("NODES", 5000), pods: number("PODS", 8000),
+		cases: strings.Fields(os.Getenv("CASES")), full: os.Getenv("FULL") == "1",
+	}
+	if s.nodes%20 != 0 {
+		t.Fatalf("NODES=%d is no multiple of 20: the nodes stand in ten zones with two gateways each", s.nodes)
+	}
+	return s
+}
+
+// TestThroughput runs the contestants in turn, each in a process of its own so that none inherits another's heap, and compares what each
+// round gave.
+func TestThroughput(t *testing.T) {
+	s := readSettings(t)
+	out := outDir(t)
+	r := loadReport(t, out)
+	sizes := []int{s.nodes}
+	if s.full && s.nodes != full15000 {
+		sizes = append(sizes, full15000)
+	}
+	for _, nodes := range sizes {
+		results := map[string][]result{}
+		for round := range s.rounds {
+			order := chosen(s, round)
+			if round%2 == 1 {
+				slices.Reverse(order) // what gets better or worse with time does not favour one
+			}
+			for _, c := range order {
+				got := run(t, out, c, nodes, max(s.pods/c.share, fewestPods), round)
+				t.Logf("%5d nodes, round %d of %d: %-25s %6.1f pods/s, %.2f ms of CPU a pod", nodes, round+1, s.rounds, c.name, got.podsPerSecond, 1000*got.cpuPerPod)
+				results[c.name] = append(results[c.name], got)
+			}
+			compare(r, nodes, results)
+			r.write(t, out) // what there is, should a later run fail
+		}
+	}
+	t.Log("\n" + r.table())
+	r.judge(t)
+}
+
+// chosen returns the contestants of a round, and those that they are compared with.
+func chosen(s settings, round int) []contestant {
+	var list []contestant
+	for _, c := range contestants {
+		switch {
+		case len(s.cases) > 0:
+			if slices.Contains(s.cases, c.name) {
+				list = append(list, c)
+			}
+		case s.full || !c.once:
+			list = append(list, c)
+		case round == 0 && c.name == "networkoverhead":
+			list = append(list, c)
+		}
+	}
+	return list
+}
+
+// result is what one run measured.
+type result struct {
+	round                    int
+	podsPerSecond, cpuPerPod float64
+}
+
+// compare fills in the ratios of all contestants to those that they are compared with, from the rounds in which both ran.
+func compare(r *report, nodes int, results map[string][]result) {
+	for _, c := range contestants {
+		pair := func(name, other, metric string, bar float64, of func(a, b result) float64) {
+			var ratios []float64
+			for _, a := range results[name] {
+				for _, b := range results[other] {
+					if a.round == b.round {
+						ratios = append(ratios, of(a, b))
+					}
+				}
+			}
+			if len(ratios) > 0 {
+				r.set(fmt.Sprintf("%s, %d nodes", name, nodes), other, metric, bar, ratios)
+			}
+		}
+		if c.of != "" {
+			pair(c.name, c.of, podRate, c.atLeast, func(a, b result) float64 { return a.podsPerSecond / b.podsPerSecond })
+			pair(c.name, c.of, perPod, 0, func(a, b result) float64 { return b.cpuPerPod / a.cpuPerPod })
+		}
+		if c.timesName != "" {
+			pair(c.timesName, c.name, podRate, c.times, func(a, b result) float64 { return a.podsPerSecond / b.podsPerSecond })
+			pair(c.timesName, c.name, perPod, 0, func(a, b result) float64 { return b.cpuPerPod / a.cpuPerPod })
+		}
+	}
+}
+
+// run runs one contestant.
+func run(t *testing.T, out string, c contestant, nodes, podCount, round int) result {
+	t.Helper()
+	dir := t.TempDir()
+	config := filepath.Join(dir, "config.yaml")
+	writeConfig(t, config, c.name, nodes, podCount)
+	samples := filepath.Join(dir, "samples.jsonl")
+	logPath := filepath.Join(out, fmt.Sprintf("%s-%d-%d.log", c.name, nodes, round+1))
+	log, err := os.Create(logPath)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	binary, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	args := []string{"-test.run=^$", "-test.bench=^BenchmarkPerfScheduling$", "-test.benchtime=1x", "-test.timeout=40m", "-v=0", "-data-items-dir=" + dir}
+	if os.Getenv("PROFILE") == "1" {
+		args = append(args, "-test.cpuprofile="+strings.TrimSuffix(logPath, ".log")+".pprof")
+	}
+	cmd := exec.CommandContext(t.Context(), binary, args...)
+	cmd.Env = append(os.Environ(), configVariable+"="+config, samplesVariable+"="+samples)
+	cmd.Stdout, cmd.Stderr = log, log
+	if err := cmd.Run(); err != nil {
+		t.Fatalf("%s: %v; see %s", c.name, err, logPath)
+	}
+	return result{round: round, podsPerSecond: throughput(t, dir), cpuPerPod: cpuPerPod(t, samples, podCount)}
+}
+
+// writeConfig writes the one test case of a run.
+func writeConfig(t *testing.T, path, name string, nodes, podCount int) {
+	t.Helper()
+	data, err := os.ReadFile("performance-config.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var cases []map[string]any
+	if err := yaml.Unmarshal(data, &cases); err != nil {
+		t.Fatal(err)
+	}
+	base, on := strings.CutSuffix(name, batching)
+	i := slices.IndexFunc(cases, func(c map[string]any) bool { return c["name"] == base })
+	if i < 0 {
+		t.Fatalf("performance-config.yaml has no test case %s", base)
+	}
+	cases[i]["workloads"] = []map[string]any{{
+		"name": "run", "labels": []string{"performance"},
+		"featureGates": map[string]bool{"OpportunisticBatching": on},
+		"params":       map[string]int{"nodes": nodes, "warmPods": min(warmPods, podCount), "measurePods": podCount},
+	}}
+	if data, err = yaml.Marshal(cases[i : i+1]); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// throughput returns scheduler_perf's own figure, the mean of the pods scheduled in each second.
+func throughput(t *testing.T, dir string) float64 {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(dir, "*.json"))
+	if err != nil || len(files) != 1 {
+		t.Fatalf("the harness left %d results, want 1 (%v)", len(files), err)
+	}
+	data, err := os.ReadFile(files[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	var items struct {
+		DataItems []struct {
+			Data   map[string]float64
+			Labels map[string]string
+		} `json:"dataItems"`
+	}
+	if err := json.Unmarshal(data, &items); err != nil {
+		t.Fatal(err)
+	}
+	for _, item := range items.DataItems {
+		if item.Labels["Metric"] == "SchedulingThroughput" {
+			return item.Data["Average"]
+		}
+	}
+	t.Fatal("the harness measured no throughput: give it more PODS")
+	return 0
+}
+
+// cpuPerPod returns the seconds of CPU time for each pod that was scheduled between the first and the last sample of the measured part.
+func cpuPerPod(t *testing.T, path string, podCount int) float64 {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := float64(min(warmPods, podCount))
+	var first, last *sample
+	lines := bufio.NewScanner(bytes.NewReader(data))
+	for lines.Scan() {
+		var s sample
+		if err := json.Unmarshal(lines.Bytes(), &s); err != nil {
+			t.Fatal(err)
+		}
+		if s.Scheduled <= before || s.Scheduled >= before+float64(podCount) {
+			continue
+		}
+		if first == nil {
+			first = &s
+		}
+		last = &s
+	}
+	if first == nil || last.Scheduled-first.Scheduled < float64(podCount)/3 {
+		t.Fatalf("too few samples in the measured part: give it more PODS")
+	}
+	return (last.CPU - first.CPU).Seconds() / (last.Scheduled - first.Scheduled)
+}
+
+// outDir is where the report goes, and the logs of the runs.
+func outDir(t *testing.T) string {
+	t.Helper()
+	root, err := program.RepoRoot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(root, "out", "perf")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
