@@ -278,3 +278,10 @@ perf: bin/etcd ## what placement by latency costs the scheduler, beside the stoc
 	@echo "compiling the tests (the first time about 3 min) …"
 	RUNS='$(RUNS)' NODES='$(NODES)' PODS='$(PODS)' CASES='$(CASES)' FULL='$(FULL)' PROFILE='$(PROFILE)' \
 		go test -tags perf -vet=off -count=1 -timeout 6h -v -run '^Test' ./test/perf
+
+# The program is run by itself and not by `go test`, which would keep the progress bar from the terminal.
+.PHONY: c2m
+c2m: ## 2,000,000 pods on 6,100 nodes, without an API server (PODS=100000: some minutes; CONFIG=manifests/base/config.yaml NODES=n MINUTES=n)
+	@echo "compiling the challenge of two million (the first time about 2 min) …"
+	@go test -c -tags c2m -o bin/c2m.test ./test/c2m
+	@cd test/c2m && PODS='$(PODS)' NODES='$(NODES)' CONFIG='$(CONFIG)' MINUTES='$(MINUTES)' exec ../../bin/c2m.test -test.v -test.timeout 0

@@ -198,4 +198,3 @@ func newStream(events chan watch.Event) watch.Interface { return stream{events} 
 func (s stream) ResultChan() <-chan watch.Event { return s.events }
 
 func (stream) Stop() {}
-

@@ -5,30 +5,29 @@
 package c2m
 
 import (
-	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime/metrics"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	fogmetrics "github.com/fogsched/fogsched/pkg/metrics"
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
-	"k8s.io/component-base/metrics/legacyregistry"
-
-	fogmetrics "github.com/fogsched/fogsched/pkg/metrics"
 )
 
 // report is out/c2m/report.json.
 type report struct {
-	Note         string `json:"note"`
+	Note string `json:"note"`
+	// Complete is false where the run was ended before all pods were placed; all figures are of those that were.
+	Complete     bool   `json:"complete"`
 	Config       string `json:"config"`
 	Pods         int    `json:"pods"`
 	Nodes        int    `json:"nodes"`
@@ -71,7 +70,7 @@ type step struct {
 	Ratio float64 `json:"ratio,omitempty"`
 }
 
-// share is a part of a pod's time in microseconds.
+// share is a part of a pod's CPU time in microseconds.
 type share struct {
 	What         string  `json:"what"`
 	MicrosPerPod float64 `json:"microsPerPod"`
@@ -83,7 +82,6 @@ const note = "No API server: nodes and pods are in memory, bindings are accepted
 type clock struct {
 	began    time.Time
 	cpu      time.Duration
-	gc       float64
 	every    int
 	steps    []step
 	at       time.Time
@@ -95,15 +93,16 @@ type clock struct {
 func startClock(r *run) *clock {
 	info, err := os.Stdout.Stat()
 	c := &clock{
-		began: time.Now(), cpu: cpuTime(), gc: gcSeconds(), every: min(100_000, max(1, r.pods/10)),
+		began: time.Now(), cpu: cpuTime(), every: min(100_000, max(1, r.pods/10)),
 		terminal: err == nil && info.Mode()&os.ModeCharDevice != 0,
 	}
 	c.at, c.atCPU = c.began, c.cpu
 	return c
 }
 
-// follow shows how far the run is, until it is through.
-func (c *clock) follow(r *run) {
+// follow shows how far the run is, until it is through or its time is.
+func (c *clock) follow(r *run, most time.Duration) {
+	limit := time.After(most)
 	pause := 10 * time.Second
 	if c.terminal {
 		pause = time.Second
@@ -116,9 +115,11 @@ func (c *clock) follow(r *run) {
 		select {
 		case <-r.done:
 			c.step(r.pods)
-			if c.terminal {
-				fmt.Print("\r\033[K")
-			}
+			c.clear()
+			return
+		case <-limit:
+			c.step(int(r.bound.Load()))
+			c.clear()
 			return
 		case <-steps.C:
 			if n := int(r.bound.Load()); n-c.atPods >= c.every {
@@ -133,12 +134,18 @@ func (c *clock) follow(r *run) {
 	}
 }
 
+func (c *clock) clear() {
+	if c.terminal {
+		fmt.Print("\r\033[K")
+	}
+}
+
 // show prints the bar.
 func (c *clock) show(n, of int, rate float64, now time.Time) {
 	const width = 30
 	left := "?"
 	if n > 0 {
-		left = (time.Duration(float64(now.Sub(c.began)) * float64(of-n) / float64(n))).Round(time.Second).String()
+		left = time.Duration(float64(now.Sub(c.began)) * float64(of-n) / float64(n)).Round(time.Second).String()
 	}
 	full := width * n / of
 	line := fmt.Sprintf("[%s%s] %3d%%  %s of %s pods  %4.0f/s  %s left  %d MiB", strings.Repeat("█", full), strings.Repeat("░", width-full),
@@ -173,17 +180,20 @@ func (c *clock) step(n int) {
 // report gathers the figures.
 func (c *clock) report(t *testing.T, r *run) *report {
 	t.Helper()
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	seconds, cpu := c.at.Sub(c.began).Seconds(), (c.atCPU - c.cpu).Seconds()
 	rep := &report{
-		Note: note, Pods: r.pods, Seconds: seconds, PodsPerSecond: float64(r.pods) / seconds, CPUSeconds: cpu, CPUMicrosPerPod: cpu / float64(r.pods) * 1e6,
-		Cores: cpu / seconds, PeakMiB: peakMiB(t), Steps: c.steps, NotPlacedAtOnce: r.failed.Load(), Narrowed: map[string]int64{},
+		Note: note, Complete: c.atPods == r.pods, Pods: c.atPods, Seconds: seconds, PodsPerSecond: float64(c.atPods) / seconds, CPUSeconds: cpu,
+		CPUMicrosPerPod: cpu / float64(c.atPods) * 1e6,
+		Cores:           cpu / seconds, PeakMiB: peakMiB(t), Steps: c.steps, NotPlacedAtOnce: r.failed.Load(), Narrowed: map[string]int64{},
 		MeanRTT: mean(r.chosen), FullScoringMeanRTT: mean(r.ideal), Samples: len(r.ideal), SamplingSeconds: r.sampling.Seconds(),
 	}
 	rep.Ratio = rep.MeanRTT / rep.FullScoringMeanRTT
 	for i := range rep.Steps { // samples are evenly over the pods
-		lo, hi := 0, rep.Steps[i].Pods*len(r.ideal)/r.pods
+		lo, hi := 0, rep.Steps[i].Pods*len(r.ideal)/c.atPods
 		if i > 0 {
-			lo = rep.Steps[i-1].Pods * len(r.ideal) / r.pods
+			lo = rep.Steps[i-1].Pods * len(r.ideal) / c.atPods
 		}
 		if hi > lo {
 			rep.Steps[i].Ratio = mean(r.chosen[lo:hi]) / mean(r.ideal[lo:hi])
@@ -198,8 +208,6 @@ func (c *clock) report(t *testing.T, r *run) *report {
 			rep.Narrowed[m.GetLabel()[0].GetValue()] = int64(m.GetCounter().GetValue())
 		}
 	}
-	rep.Where = where(t, r.pods)
-	rep.Where = append(rep.Where, share{"garbage collection (CPU)", (gcSeconds() - c.gc) / float64(r.pods) * 1e6})
 	return rep
 }
 
@@ -207,6 +215,8 @@ func (c *clock) report(t *testing.T, r *run) *report {
 func (r *run) finalMean() float64 {
 	sum, count := 0.0, 0
 	for _, a := range r.apps {
+		a.mu.Lock()
+		defer a.mu.Unlock()
 		for n, c := range a.dependent {
 			if len(a.servers) > 0 {
 				sum += float64(c) * a.expected(r.world, n)
@@ -217,53 +227,66 @@ func (r *run) finalMean() float64 {
 	return sum / float64(max(count, 1))
 }
 
-// where reads the scheduler's own metrics. Those of plugins are of one cycle in ten.
-func where(t *testing.T, pods int) []share {
+// parts are the functions whose share of the CPU is told, callees included. Those that are indented are part of the one above; what runs on
+// goroutines of its own is not part of what started it.
+var parts = []struct{ what, function string }{
+	{"the scheduling loop, without its parallel parts", "k8s.io/kubernetes/pkg/scheduler.(*Scheduler).ScheduleOne"},
+	{"  a look at the cluster", "k8s.io/kubernetes/pkg/scheduler/backend/cache.(*cacheImpl).UpdateSnapshot"},
+	{"  PreFilter of NodeLatency", "github.com/fogsched/fogsched/pkg/plugins/nodelatency.(*NodeLatency).PreFilter"},
+	{"    narrowing", "github.com/fogsched/fogsched/pkg/plugins/nodelatency.(*NodeLatency).narrow"},
+	{"  signing, for opportunistic batching", "k8s.io/kubernetes/pkg/scheduler/framework/runtime.(*OpportunisticBatch).GetNodeHint"},
+	{"  PreScore of all plugins", "k8s.io/kubernetes/pkg/scheduler/framework/runtime.(*frameworkImpl).RunPreScorePlugins"},
+	{"    NodeLatency's", "github.com/fogsched/fogsched/pkg/plugins/nodelatency.(*NodeLatency).PreScore"},
+	{"    PodTopologySpread's", "k8s.io/kubernetes/pkg/scheduler/framework/plugins/podtopologyspread.(*PodTopologySpread).PreScore"},
+	{"  Reserve of NodeLatency", "github.com/fogsched/fogsched/pkg/plugins/nodelatency.(*NodeLatency).Reserve"},
+	{"  the queue", "k8s.io/kubernetes/pkg/scheduler/backend/queue.(*PriorityQueue).Pop"},
+	{"Filter of all plugins", "k8s.io/kubernetes/pkg/scheduler.(*Scheduler).findNodesThatPassFilters.func1"},
+	{"  NodeLatency's", "github.com/fogsched/fogsched/pkg/plugins/nodelatency.(*NodeLatency).Filter"},
+	{"Score of all plugins", "k8s.io/kubernetes/pkg/scheduler/framework/runtime.(*frameworkImpl).RunScorePlugins.func2"},
+	{"  NodeLatency's", "github.com/fogsched/fogsched/pkg/plugins/nodelatency.(*NodeLatency).Score"},
+	{"the sum of scores", "k8s.io/kubernetes/pkg/scheduler/framework/runtime.(*frameworkImpl).RunScorePlugins.func4"},
+	{"PreScore of PodTopologySpread, its parallel part", "k8s.io/kubernetes/pkg/scheduler/framework/plugins/podtopologyspread.(*PodTopologySpread).PreScore.func1"},
+	{"binding", "k8s.io/kubernetes/pkg/scheduler.(*Scheduler).bindingCycle"},
+	{"  Bind of NodeLatency", "github.com/fogsched/fogsched/pkg/plugins/nodelatency.(*NodeLatency).Bind"},
+	{"    taken in, in the API server's place", "github.com/fogsched/fogsched/test/c2m.podClient.Bind"},
+	{"informers' handlers", "k8s.io/client-go/tools/cache.(*processorListener).run"},
+	{"  the scheduler's cache, of bound pods", "k8s.io/kubernetes/pkg/scheduler.(*Scheduler).addAssignedPodToCache"},
+	{"  NodeLatency's index and catalog", "github.com/fogsched/fogsched/pkg/plugins/nodelatency.(*engine).setPod"},
+	{"informers' stores", "k8s.io/client-go/tools/cache.(*controller).processLoop"},
+	{"snapshots of latencies", "github.com/fogsched/fogsched/pkg/store.(*Store).Build"},
+	{"making pods", "github.com/fogsched/fogsched/test/c2m.(*run).create"},
+	{"garbage collection: marking", "runtime.gcBgMarkWorker"},
+	{"garbage collection: sweeping", "runtime.bgsweep"},
+	{"garbage collection: of allocating goroutines", "runtime.gcAssistAlloc"},
+}
+
+// where reads the CPU profile. The scheduler's own metrics of time would count the waiting for a core as well.
+func where(t *testing.T, file string, cpuMicrosPerPod float64) []share {
 	t.Helper()
-	families, err := legacyregistry.DefaultGatherer.Gather()
+	exe, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	label := func(m *dto.Metric, name string) string {
-		for _, l := range m.GetLabel() {
-			if l.GetName() == name {
-				return l.GetValue()
-			}
-		}
-		return ""
+	out, err := exec.Command("go", "tool", "pprof", "-top", "-cum", "-nodefraction=0", "-edgefraction=0", "-nodecount=100000", exe, file).Output()
+	if err != nil {
+		t.Fatalf("reading %s: %v", file, err)
 	}
-	sampled, points, plugins := 0.0, map[string]float64{}, map[string]float64{}
-	for _, f := range families {
-		for _, m := range f.GetMetric() {
-			sum := m.GetHistogram().GetSampleSum() * 1e6
-			switch f.GetName() {
-			case "scheduler_scheduling_algorithm_duration_seconds":
-				points["to the choice of a node, all together"] += sum
-			case "scheduler_framework_extension_point_duration_seconds":
-				if label(m, "profile") == schedulerID {
-					points[label(m, "extension_point")] += sum
-				}
-			case "scheduler_plugin_execution_duration_seconds":
-				if label(m, "plugin") == "NodeLatency" && label(m, "extension_point") == "PreFilter" {
-					sampled += float64(m.GetHistogram().GetSampleCount())
-				}
-				plugins[label(m, "extension_point")+" of "+label(m, "plugin")] += sum
-			case "scheduler_event_handling_duration_seconds":
-				points["event "+label(m, "event")] += sum
-			}
+	percent := map[string]float64{}
+	for line := range strings.Lines(string(out)) { // flat flat% sum% cum cum% function
+		f := strings.Fields(line)
+		if len(f) < 6 {
+			continue
+		}
+		if p, err := strconv.ParseFloat(strings.TrimSuffix(f[4], "%"), 64); err == nil {
+			percent[f[5]] = p
 		}
 	}
 	var list []share
-	for what, sum := range points {
-		list = append(list, share{what, sum / float64(pods)})
-	}
-	for what, sum := range plugins {
-		if sampled > 0 {
-			list = append(list, share{what, sum / sampled})
+	for _, p := range parts {
+		if v := percent[p.function]; v > 0 {
+			list = append(list, share{p.what, v * cpuMicrosPerPod / 100})
 		}
 	}
-	list = slices.DeleteFunc(list, func(s share) bool { return s.MicrosPerPod < 0.5 })
-	slices.SortFunc(list, func(a, b share) int { return cmp.Compare(b.MicrosPerPod, a.MicrosPerPod) })
 	return list
 }
 
@@ -324,9 +347,9 @@ func (rep *report) print(w io.Writer) {
 	for _, s := range rep.Steps {
 		fmt.Fprintf(w, "%10s pods: %5.0f/s %5.0f µs of CPU a pod, %6d MiB live, %.3f times\n", thousands(s.Pods), s.PodsPerSecond, s.CPUMicrosPerPod, s.LiveMiB, s.Ratio)
 	}
-	fmt.Fprintln(w, "µs a pod:")
+	fmt.Fprintln(w, "µs of CPU a pod:")
 	for _, s := range rep.Where {
-		fmt.Fprintf(w, "%8.1f %s\n", s.MicrosPerPod, s.What)
+		fmt.Fprintf(w, "%8.1f  %s\n", s.MicrosPerPod, s.What)
 	}
 }
 
@@ -345,12 +368,6 @@ func cpuTime() time.Duration {
 		return 0
 	}
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
-}
-
-func gcSeconds() float64 {
-	s := []metrics.Sample{{Name: "/cpu/classes/gc/total:cpu-seconds"}}
-	metrics.Read(s)
-	return s[0].Value.Float64()
 }
 
 // liveMiB is what the last garbage collection left.
