@@ -12,7 +12,7 @@ import (
 // between calls; the zero value is ready. It is not safe for concurrent use.
 //
 // It differs from Evaluator in three ways: an unknown pair counts as the median of its row over all nodes, not over the candidates; of an
-// entry with many targets some stand for all; and what is the same for every node is left out, so that the numbers mean nothing but their order.
+// entry with many targets some stand for their neighbours in the list; and what is the same for every node is left out, so that the numbers mean nothing but their order.
 type Ranker struct {
 	total, entry []float32
 	buckets      [numBuckets + 1]int32
@@ -46,23 +46,47 @@ func stride(columns int) int { return 1 + (columns-1)/maxRankColumns }
 
 // addMean adds weight · Σ mass·scale·min(rtt, cap) / Σ mass.
 func (r *Ranker) addMean(e *Entry) bool {
+	type representative struct {
+		*column
+		dense []float32
+		mass  float32 // of all that it stands for
+	}
+	var buffer [maxRankColumns]representative
+	all := buffer[:0]
 	var mass float32
-	step := stride(len(e.columns))
-	for i := 0; i < len(e.columns); i += step {
-		if e.columns[i].from.Dense() != nil {
-			mass += e.columns[i].mass
+	for group := range slices.Chunk(e.columns, stride(len(e.columns))) {
+		r := representative{column: heaviest(group)}
+		for i := range group {
+			r.mass += group[i].mass
+		}
+		r.dense = r.column.from.Dense()
+		for i := 0; r.dense == nil && i < len(group); i++ {
+			r.column, r.dense = &group[i], group[i].from.Dense()
+		}
+		if r.dense != nil {
+			all = append(all, r)
+			mass += r.mass
 		}
 	}
 	if mass == 0 {
 		return false
 	}
-	for i := 0; i < len(e.columns); i += step {
-		c := &e.columns[i]
-		if d := c.from.Dense(); d != nil {
-			addCapped(r.total, d, e.weight*c.mass*c.scale/mass, c.cap)
-		}
+	for i := range all {
+		c := &all[i]
+		addCapped(r.total, c.dense, e.weight*c.mass*c.scale/mass, c.cap)
 	}
 	return true
+}
+
+// heaviest returns the column that stands for a group: where most of a demand comes from one node, it must not be the one that is left out.
+func heaviest(group []column) *column {
+	h := &group[0]
+	for i := range group {
+		if group[i].mass > h.mass {
+			h = &group[i]
+		}
+	}
+	return h
 }
 
 // addCapped adds factor · min(d, most) to each sum. All numbers are at least 0, which is why their bits compare as they do: the compiler

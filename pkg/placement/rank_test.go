@@ -91,6 +91,30 @@ func TestRankOfTheUnknown(t *testing.T) {
 	}
 }
 
+// Of many targets that some stand for, one that counts more than all others together decides, wherever in the list it is.
+func TestRankOfOneTargetAboveAll(t *testing.T) {
+	rng := rand.New(rand.NewPCG(4, 4))
+	var r Ranker
+	for _, count := range []int{maxRankColumns, maxRankColumns + 1, 256} {
+		for heavy := 0; heavy < count; heavy += 7 {
+			ts := targetsOf(rng, count, 300, 0)
+			ts[heavy].Mass = 1e6
+			r.Rank([]Entry{NewReplicaEntry(1, Any, ts, nil)}, 300)
+			first := collect(&r)[0]
+			nearer := 0
+			own, _ := ts[heavy].Row.RTT[first].Micros()
+			for _, rtt := range ts[heavy].Row.RTT {
+				if us, _ := rtt.Micros(); us < own {
+					nearer++
+				}
+			}
+			if nearer > 3 {
+				t.Errorf("target %d of %d counts for all, and %d nodes are nearer to it than the first one", heavy, count, nearer)
+			}
+		}
+	}
+}
+
 // One node that is far away must not put all others into one bucket, nor equal ones out of order.
 func TestAscending(t *testing.T) {
 	rng := rand.New(rand.NewPCG(3, 3))
