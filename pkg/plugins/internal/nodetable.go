@@ -48,6 +48,15 @@ func (t *NodeTable) Put(ni fwk.NodeInfo, value int64) { t.put(address(ni), value
 // Get returns the value that was put for a candidate; ok is false where there is none.
 func (t *NodeTable) Get(ni fwk.NodeInfo) (value int64, ok bool) { return t.get(address(ni)) }
 
+// Peek returns the value of a candidate that is in the first slot where it can be, as most are, and 0 for others. It is short enough to be
+// inlined, and does not panic, whatever the table and the NodeInfo are.
+func (t *NodeTable) Peek(ni fwk.NodeInfo) int64 {
+	if i := t.start(address(ni)); i < len(t.slots) && t.slots[i].address == address(ni) {
+		return t.slots[i].value
+	}
+	return 0
+}
+
 func (t *NodeTable) put(a uintptr, value int64) {
 	if a == 0 {
 		return

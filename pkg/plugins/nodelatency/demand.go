@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"math"
 	"runtime/debug"
 	"slices"
 	"sync/atomic"
@@ -127,7 +128,7 @@ type knowledge struct {
 	known, nodes int // of the nodes that were asked about
 }
 
-// weigh returns how much each of the nodes demands; nil where that is known of none, or nothing is demanded anywhere: then all clients
+// weigh returns how much each of the nodes demands, in shares of what the greatest of them does; nil where that is known of none, or nothing is demanded anywhere: then all clients
 // count the same. A node of which nothing is known counts as the median of the others, since no traffic is not what
 // an exporter that is down says.
 func (d *demands) weigh(name string, nodes []index.NodeCount) (map[string]float32, knowledge) {
@@ -140,21 +141,26 @@ func (d *demands) weigh(name string, nodes []index.NodeCount) (map[string]float3
 	}
 	values := pointer.Load().nodes
 	weights := make(map[string]float32, len(nodes))
+	most := 0.0
+	for _, n := range nodes {
+		most = max(most, values[n.Node].Value)
+	}
 	known := make([]float32, 0, len(nodes))
 	for _, n := range nodes {
 		if _, ok := weights[n.Node]; ok {
 			continue
 		}
-		v, ok := values[n.Node]
-		if ok {
-			known = append(known, float32(v.Value))
-			weights[n.Node] = float32(v.Value)
+		if v, ok := values[n.Node]; ok {
+			// In shares of the greatest: no unit is too large to add them up.
+			w := float32(v.Value / max(most, math.SmallestNonzeroFloat64))
+			known = append(known, w)
+			weights[n.Node] = w
 		} else {
 			weights[n.Node] = -1
 		}
 	}
 	k := knowledge{defined: true, known: len(known), nodes: len(weights)}
-	if len(known) == 0 || slices.Max(known) == 0 {
+	if most == 0 {
 		return nil, k
 	}
 	slices.Sort(known)

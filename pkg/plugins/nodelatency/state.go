@@ -3,6 +3,7 @@
 package nodelatency
 
 import (
+	"slices"
 	"sync/atomic"
 
 	v1 "k8s.io/api/core/v1"
@@ -251,40 +252,76 @@ func (s *state) add(name string, be *boundEntry, role intent.Role, targets, peer
 	s.entries = append(s.entries, en)
 }
 
-// maxTargets bounds the rows of one entry's cost: a target on more nodes is represented by so many of them, taken evenly from the
-// list of their names, where the nodes of one site tend to stand together. A limit looks at all.
+// maxTargets bounds the rows of one entry's cost: of a target on more nodes, groups of neighbours in the list of their names, where the nodes
+// of one site tend to stand together, are represented by one of them. A limit looks at all.
 const maxTargets = 256
 
 // targets finds the rows of nodes, revisions on one node added up. All distances of a node that the snapshot does not know are
 // unknown; it is not left out, because a limit must not be kept for want of knowing its target. demand, where it is not nil, is what each
 // node counts, in place of the pods on it; nodes that demand nothing are left out.
 func (s *state) targets(nodes []index.NodeCount, d latency.Direction, st latency.Statistic, limit int, demand map[string]float32) []placement.Target {
-	stride := 1 + (len(nodes)-1)/max(limit, 1)
 	ts := make([]placement.Target, 0, min(len(nodes), limit))
+	if demand != nil || len(nodes) > limit {
+		for _, w := range represent(nodes, limit, demand) {
+			ts = append(ts, s.target(w.node, w.mass, d, st))
+		}
+		return ts
+	}
 	last := ""
-	for i := 0; i < len(nodes); i += stride {
-		nc := nodes[i]
+	for _, nc := range nodes {
 		if nc.Node == last { // the list is in the order of names
-			if demand == nil {
-				ts[len(ts)-1].Mass += float32(nc.Count)
-			}
+			ts[len(ts)-1].Mass += float32(nc.Count)
 			continue
 		}
 		last = nc.Node
-		t := placement.Target{Node: -1, Mass: float32(nc.Count)}
-		if demand != nil {
-			if t.Mass = demand[nc.Node]; t.Mass == 0 {
-				continue
-			}
-		}
-		if n, ok := s.snap.Index(nc.Node); ok {
-			t.Row, t.Node = s.snap.Row(n, d, st), n
-		} else {
-			t.Row = s.snap.UnknownRow()
-		}
-		ts = append(ts, t)
+		ts = append(ts, s.target(nc.Node, float32(nc.Count), d, st))
 	}
 	return ts
+}
+
+func (s *state) target(node string, mass float32, d latency.Direction, st latency.Statistic) placement.Target {
+	if n, ok := s.snap.Index(node); ok {
+		return placement.Target{Node: n, Row: s.snap.Row(n, d, st), Mass: mass}
+	}
+	return placement.Target{Node: -1, Row: s.snap.UnknownRow(), Mass: mass}
+}
+
+// weighed is a node and what it counts, above 0.
+type weighed struct {
+	node string
+	mass float32
+}
+
+// represent returns at most limit nodes that stand for all that count: of each group the one that counts most, with what all of the group do.
+func represent(nodes []index.NodeCount, limit int, demand map[string]float32) []weighed {
+	all := make([]weighed, 0, len(nodes))
+	for _, nc := range nodes {
+		mass := float32(nc.Count)
+		if demand != nil {
+			mass = demand[nc.Node]
+		}
+		switch k := len(all) - 1; {
+		case mass == 0:
+		case k < 0 || all[k].node != nc.Node:
+			all = append(all, weighed{nc.Node, mass})
+		case demand == nil:
+			all[k].mass += mass
+		}
+	}
+	if len(all) <= limit {
+		return all
+	}
+	some := all[:0]
+	for group := range slices.Chunk(all, 1+(len(all)-1)/max(limit, 1)) {
+		most, sum := group[0], float32(0)
+		for _, w := range group {
+			if sum += w.mass; w.mass > most.mass {
+				most = w
+			}
+		}
+		some = append(some, weighed{most.node, sum})
+	}
+	return some
 }
 
 // peers finds the nodes that hold peers of a pod: not the pods that it takes the place of in a rollout.
