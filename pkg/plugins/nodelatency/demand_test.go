@@ -118,7 +118,7 @@ func TestDemandOfOneClientInHundreds(t *testing.T) {
 	for _, hot := range []int{0, 1, 100, 299} {
 		for _, others := range []float64{0, 0.001} {
 			t.Run(fmt.Sprintf("node %d, others %g", hot, others), func(t *testing.T) {
-				at, demand := map[string]float64{}, map[string]float64{}
+				at, demand := map[string]float64{"x": 1000}, map[string]float64{}
 				for i := range maxTargets + 44 {
 					name := fmt.Sprintf("n%03d", i)
 					at[name], demand[name] = float64(i)/10, others
@@ -127,21 +127,14 @@ func TestDemandOfOneClientInHundreds(t *testing.T) {
 				demand[name] = 1e300
 				f := newFixture(t, at)
 				f.withDemand(demand, 0)
-				f.policy("web", "web", `{"clients":[{"nodes":{"matchExpressions":[{"key":"name","operator":"Exists"}]},"demand":"ingress","limit":"25ms"}],"whenUnsatisfiable":"DoNotSchedule"}`)
+				f.policy("web", "web", `{"clients":[{"nodes":{"matchExpressions":[{"key":"name","operator":"NotIn","values":["x"]}]},"demand":"ingress","limit":"25ms"}],"whenUnsatisfiable":"DoNotSchedule"}`)
 				o := f.schedule(makePod("web").app("web").obj())
-				if len(o.rejected) == 0 {
-					t.Error("the limit rejects nothing")
-				}
-				nearest, farthest := math.Inf(1), 0.0
-				for node := range o.scores {
-					nearest, farthest = min(nearest, math.Abs(at[node]-at[name])), max(farthest, math.Abs(at[node]-at[name]))
-				}
-				if len(o.scores) == 0 {
-					t.Error("no node has a score")
+				if len(o.rejected) != 1 || o.rejected["x"] == "" {
+					t.Errorf("rejected %v, want x, which is beyond the limit of all clients", o.rejected)
 				}
 				for node, score := range o.scores {
-					if distance := math.Abs(at[node] - at[name]); (distance == nearest) != (score == 100) && distance > nearest+1 || distance == farthest && score == 100 {
-						t.Errorf("node %s, %g from all the traffic, has the score %d", node, distance, score)
+					if distance := math.Abs(at[node] - at[name]); distance < 0.01 && score < 100 || distance > 5 && score > 90 {
+						t.Errorf("node %s, %g ms from all the traffic, has the score %d", node, distance, score)
 					}
 				}
 			})

@@ -128,7 +128,7 @@ func (p *NodeMetrics) keep(cycle fwk.CycleState, s *state) {
 
 // read returns the state of a cycle, or nil.
 func (p *NodeMetrics) read(cycle fwk.CycleState) *state {
-	if l := p.last.Load(); l != nil && l.cycle == cycle {
+	if l := p.last.Load(); l != nil && internal.Same(l.cycle, cycle) {
 		return l.state
 	}
 	data, err := cycle.Read(stateKey)

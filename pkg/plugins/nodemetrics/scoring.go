@@ -54,17 +54,28 @@ func (p *NodeMetrics) PreScore(ctx context.Context, cycle fwk.CycleState, pod *v
 	return nil
 }
 
-// Score returns what PreScore found. It is on the final scale: there is no NormalizeScore.
+// Score returns what PreScore found. It is on the final scale: there is no NormalizeScore. What most calls come to has no guard, which would
+// take longer than all the rest, and is nothing that can panic.
 func (p *NodeMetrics) Score(ctx context.Context, cycle fwk.CycleState, _ *v1.Pod, nodeInfo fwk.NodeInfo) (score int64, status *fwk.Status) {
+	if l := p.last.Load(); l != nil && internal.Same(l.cycle, cycle) {
+		if score := l.state.scores.Peek(nodeInfo); score > 0 {
+			return score, nil
+		}
+	}
+	return p.scoreOf(ctx, cycle, nodeInfo), nil
+}
+
+// scoreOf is Score for a score of 0, a NodeInfo that is not where it is looked for first, or a cycle that another one overtook.
+func (p *NodeMetrics) scoreOf(ctx context.Context, cycle fwk.CycleState, nodeInfo fwk.NodeInfo) (score int64) {
 	defer p.guard.Recover(ctx, "Score", func() { score = 0 })
 	s := p.read(cycle)
 	if s == nil || !s.scored {
-		return 0, nil
+		return 0
 	}
 	if score, ok := s.scores.Get(nodeInfo); ok {
-		return score, nil
+		return score
 	}
-	return s.neutral, nil
+	return s.neutral
 }
 
 // ScoreExtensions returns nil: scores need no normalising.
