@@ -90,6 +90,7 @@ fuzz: ## fuzz what takes other machines' words (FUZZTIME=60s for each target)
 	@hack/fuzz.sh ./pkg/probe FuzzSTAMPTLVs $(or $(FUZZTIME),60s)
 	@hack/fuzz.sh ./pkg/probe FuzzSTAMPInfo $(or $(FUZZTIME),60s)
 	@hack/fuzz.sh ./pkg/source/nodelatency FuzzIngest $(or $(FUZZTIME),60s)
+	@hack/fuzz.sh ./pkg/source/prometheus FuzzAnswer $(or $(FUZZTIME),60s)
 
 .PHONY: build
 build: ## bin/fogsched and bin/fogprobe

@@ -38,7 +38,7 @@ const (
 	// A block is a time of attempts under one fault, or none. They alternate, so that the machine's moods are the same for both. A block is
 	// longer than the time between two queries.
 	block                   = 1200 * time.Millisecond
-	leastBlocks, mostBlocks = 3, 15
+	leastBlocks, mostBlocks = 3, 25
 )
 
 // TestAttempts measures scheduling attempts, the time in the scheduling framework, while Prometheus is healthy and while it is not.
