@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sync/atomic"
 	"time"
+	"unsafe"
 )
 
 // LocalRTT stands for the distance of a node to itself, 50 µs: about what loopback costs on a small board. It is a constant
@@ -75,17 +76,23 @@ func (r *Row) Dense() []float32 {
 	if d := r.dense.Load(); d != nil {
 		return *d
 	}
-	d := make([]float32, len(r.RTT))
 	known := make([]float32, 0, len(r.RTT))
 	for _, rtt := range r.RTT {
 		if us, ok := rtt.Micros(); ok {
 			known = append(known, us)
 		}
 	}
-	// The target's own distance to itself is no sign of anything.
-	if len(known) < 2 {
-		d = nil
-	} else {
+	var d []float32
+	switch {
+	case len(known) < 2: // the target's own distance to itself is no sign of anything
+	case len(known) == len(r.RTT):
+		d = known
+		if unsafe.Sizeof(RTT{}) == unsafe.Sizeof(float32(0)) {
+			// Where all is known the row is what is wanted, and no copy has to be kept.
+			d = unsafe.Slice((*float32)(unsafe.Pointer(unsafe.SliceData(r.RTT))), len(r.RTT))
+		}
+	default:
+		d = make([]float32, len(r.RTT))
 		slices.Sort(known)
 		median := known[len(known)/2]
 		for i, rtt := range r.RTT {

@@ -612,3 +612,32 @@ func TestRankings(t *testing.T) {
 		})
 	}
 }
+
+func TestDense(t *testing.T) {
+	row := func(us ...float32) *Row {
+		r := &Row{RTT: make([]RTT, len(us)), Provenance: make([]Provenance, len(us))}
+		for i, v := range us {
+			r.RTT[i] = RTT{us: v}
+		}
+		return r
+	}
+	tests := map[string]struct {
+		row  *Row
+		want []float32
+	}{
+		"all are known":               {row(5, 3, 4), []float32{5, 3, 4}},
+		"the unknown is a median":     {row(5, 0, 3, 9), []float32{5, 5, 3, 9}},
+		"nothing but itself is known": {row(0, 50, 0), nil},
+		"nothing is known":            {row(0, 0), nil},
+		"no nodes":                    {row(), nil},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			for range 2 {
+				if got := tt.row.Dense(); (got == nil) != (tt.want == nil) || !slices.Equal(got, tt.want) {
+					t.Errorf("distances %v, want %v", got, tt.want)
+				}
+			}
+		})
+	}
+}
