@@ -112,8 +112,12 @@ type source interface {
 	NodeValues(ctx context.Context, q *prometheus.NodeQuery, j *prometheus.Joiner, maxAge time.Duration) (*prometheus.NodeValues, error)
 }
 
-// node is what is known of a node without Prometheus: by metric, what a pod's effect is multiplied by there.
-type node struct{ per []float32 }
+// node is what is known of a node without Prometheus: by metric, what a pod's effect is multiplied by there, and since when it is this node:
+// what was measured before is another's that had its name.
+type node struct {
+	per     []float32
+	created time.Time
+}
 
 // engines are the engines that run in this process.
 var engines = struct {
@@ -241,7 +245,7 @@ func (e *engine) setNode(n *v1.Node) {
 	if was, ok := e.nodes[n.Name]; ok && slices.EqualFunc(was.per, per, func(a, b float32) bool { return math.Float32bits(a) == math.Float32bits(b) }) {
 		return
 	}
-	e.nodes[n.Name] = &node{per}
+	e.nodes[n.Name] = &node{per, n.CreationTimestamp.Time}
 	e.nodesChanged()
 }
 
@@ -561,8 +565,12 @@ func (e *engine) build(now time.Time) {
 	s := &snapshot{metrics: make([]values, len(e.metrics))}
 	if dirty {
 		s.numbers, s.names = numbering(names), names
+		s.created = make([]time.Time, len(names))
+		for n, name := range names {
+			s.created[n] = nodes[name].created
+		}
 	} else {
-		s.numbers, s.names = old.numbers, old.names
+		s.numbers, s.names, s.created = old.numbers, old.names, old.created
 	}
 	for i := range e.metrics {
 		m, v := &e.metrics[i], &s.metrics[i]
@@ -570,7 +578,7 @@ func (e *engine) build(now time.Time) {
 		newest := time.Time{}
 		for n, name := range s.names {
 			value, ok := e.last[i][name]
-			if !ok || now.Sub(value.At) > m.maxAge || math.Abs(value.Value) > math.MaxFloat32 {
+			if !ok || now.Sub(value.At) > m.maxAge || value.At.Before(s.created[n]) || math.Abs(value.Value) > math.MaxFloat32 {
 				v.measured[n] = unknown
 				v.load[n].Store(math.Float32bits(unknown))
 				continue

@@ -105,9 +105,10 @@ func (p *NodeMetrics) PostFilter(ctx context.Context, cycle fwk.CycleState, pod 
 		return nil, status
 	}
 	if p.engine.exists(pod) { // else nothing would take it out again
-		snap, rejected := s.snap, s.rejected
+		// The snapshot itself goes: pods wait long, and each of its own refusal's. Snapshots of the same nodes share their numbers.
+		numbers, rejected := s.snap.numbers, s.rejected
 		p.engine.waker.Add(internal.Rejected{Pod: pod, Handle: p.handle, Acceptable: func(pod *v1.Pod) bool {
-			return p.engine.acceptable(pod, snap, rejected)
+			return p.engine.acceptable(pod, numbers, rejected)
 		}})
 	}
 	return nil, fwk.NewStatus(fwk.Unschedulable, p.engine.nearestMisses(s)...)
@@ -121,11 +122,11 @@ func (e *engine) exists(pod *v1.Pod) bool {
 
 // acceptable reports whether a node that was rejected, or that came since, keeps the limits now. Of the others the limits were not what stands
 // in the way.
-func (e *engine) acceptable(pod *v1.Pod, then *snapshot, rejected []uint8) bool {
+func (e *engine) acceptable(pod *v1.Pod, then map[string]int32, rejected []uint8) bool {
 	effects := e.effects(pod)
 	now := e.current.Load()
 	for n, name := range now.names {
-		if was := then.number(name); was >= 0 && rejected[was] == 0 {
+		if was, ok := then[name]; ok && rejected[was] == 0 {
 			continue
 		}
 		if e.judge(now, int32(n), effects) == "" {

@@ -7,12 +7,14 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
+	"weak"
 
 	"github.com/google/go-cmp/cmp"
 	v1 "k8s.io/api/core/v1"
@@ -506,6 +508,52 @@ func TestWaker(t *testing.T) {
 }
 
 // TestBadnessStaysInRange throws values of all sizes at the arithmetic, unknown ones and those that are no numbers among them.
+// Pods wait long, and each remembers what refused it: not all that was known at the time.
+func TestRejectedPodsKeepNoSnapshot(t *testing.T) {
+	f := newFixture(t, "- {name: load, query: q, limit: 0.5, whenUnsatisfiable: DoNotSchedule}\n", "a", "b")
+	f.measure(0, "a=0.9 b=0.9", 0)
+	pod := makePod("p").obj()
+	if err := f.pods.Add(pod); err != nil {
+		t.Fatal(err)
+	}
+	f.schedule(pod)
+	if acceptable, ok := f.engine.waker.Acceptable(pod); acceptable || !ok {
+		t.Fatalf("acceptable %t, remembered %t", acceptable, ok)
+	}
+	snap := weak.Make(f.engine.current.Load())
+	f.plugin.last.Store(nil)
+	f.measure(0, "a=0.4 b=0.9", 0)
+	runtime.GC()
+	if snap.Value() != nil {
+		t.Error("the snapshot of the time when the pod was refused is kept")
+	}
+	if acceptable, _ := f.engine.waker.Acceptable(pod); !acceptable {
+		t.Error("the pod is not acceptable on a")
+	}
+}
+
+// A node that was made again, on another machine perhaps, has nothing of what was measured of the one that had its name.
+func TestNodeThatWasMadeAgain(t *testing.T) {
+	f := newFixture(t, "- {name: load, query: q}\n", "a", "b")
+	f.measure(0, "a=0.1 b=0.5", time.Minute)
+	again := makeNode("a", 10)
+	again.CreationTimestamp = metav1.Time{Time: time.Now().Add(-10 * time.Second)}
+	f.engine.deleteNode("a")
+	f.engine.setNode(again)
+	f.engine.build(time.Now())
+	if got := f.engine.current.Load().metrics[0].known; got != 1 {
+		t.Errorf("%d nodes are known, want b alone", got)
+	}
+	f.measure(0, "a=0.1 b=0.5", 30*time.Second) // what Prometheus looks back at
+	if got := f.engine.current.Load().metrics[0].known; got != 1 {
+		t.Errorf("%d nodes are known after an answer of before, want b alone", got)
+	}
+	f.measure(0, "a=0.2 b=0.5", time.Second)
+	if got := f.engine.current.Load().metrics[0].known; got != 2 {
+		t.Errorf("%d nodes are known once it was measured, want both", got)
+	}
+}
+
 func TestBadnessStaysInRange(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 1))
 	odd := []float32{0, float32(math.NaN()), float32(math.Inf(1)), float32(math.Inf(-1)), math.MaxFloat32, -math.MaxFloat32, math.SmallestNonzeroFloat32}

@@ -19,6 +19,7 @@ func known(v float32) bool { return v-v == 0 }
 type snapshot struct {
 	numbers map[string]int32
 	names   []string
+	created []time.Time // of the nodes
 	metrics []values
 	// expires is when the first of the values is too old; zero where nothing is known.
 	expires time.Time
