@@ -507,7 +507,6 @@ func TestWaker(t *testing.T) {
 	})
 }
 
-// TestBadnessStaysInRange throws values of all sizes at the arithmetic, unknown ones and those that are no numbers among them.
 // Pods wait long, and each remembers what refused it: not all that was known at the time.
 func TestRejectedPodsKeepNoSnapshot(t *testing.T) {
 	f := newFixture(t, "- {name: load, query: q, limit: 0.5, whenUnsatisfiable: DoNotSchedule}\n", "a", "b")
@@ -554,6 +553,7 @@ func TestNodeThatWasMadeAgain(t *testing.T) {
 	}
 }
 
+// TestBadnessStaysInRange throws values of all sizes at the arithmetic, unknown ones and those that are no numbers among them.
 func TestBadnessStaysInRange(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 1))
 	odd := []float32{0, float32(math.NaN()), float32(math.Inf(1)), float32(math.Inf(-1)), math.MaxFloat32, -math.MaxFloat32, math.SmallestNonzeroFloat32}
