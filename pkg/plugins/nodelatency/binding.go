@@ -149,9 +149,9 @@ func (s *state) explain(nodeName string, now time.Time) (Placement, []string) {
 	if !ok {
 		n = -1
 	}
-	why := Placement{Node: nodeName, Candidates: s.candidates}
+	why := Placement{Node: nodeName, Candidates: len(s.candidates)}
 	var broken []string
-	if s.costs != nil && n >= 0 && s.costs[n] > 0 {
+	if n >= 0 && s.costOf(n) > 0 {
 		why.Cost, _ = s.costFor(n)
 		other := s.best
 		if other == n {
@@ -249,7 +249,7 @@ func (s *state) estimate(d latency.Direction, n, target int32) latency.Estimate 
 
 // costFor returns a candidate's cost for people, without what put it behind, and whether it breaks a limit.
 func (s *state) costFor(n int32) (cost string, breaks bool) {
-	c := s.costs[n]
+	c := s.costOf(n)
 	if breaks = s.breaksAny(n); breaks {
 		c -= s.penalty
 	}

@@ -53,7 +53,7 @@ type policy struct {
 type annotationKey struct{ namespace, group string }
 
 type annotation struct {
-	key  annotationKey
+	key   annotationKey
 	refs  int // pods that have it
 	made  time.Time
 	bound *bound

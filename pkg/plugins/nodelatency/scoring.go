@@ -50,7 +50,7 @@ func (p *NodeLatency) PreScore(ctx context.Context, cycle fwk.CycleState, _ *v1.
 	}
 	s.table = internal.NewNodeTable(len(nodes))
 	for i, ni := range nodes {
-		s.table.Put(ni, s.costOf(ws.candidates[i]))
+		s.table.Put(ni, s.costs[i])
 	}
 	metrics.Decisions.WithLabelValues("scored").Inc()
 	return nil
@@ -77,21 +77,22 @@ func (s *state) score(ws *workspace) bool {
 		s.keepers, added = placement.RankBehind(ws.costs, ws.breaks)
 		s.penalty = int64(added * 1000)
 	}
-	s.costs = make([]int64, s.snap.Len())
-	s.candidates = len(ws.candidates)
+	s.candidates = slices.Clone(ws.candidates)
+	s.costs = make([]int64, len(s.candidates))
 	s.best, s.second, s.neutral = -1, -1, 0
-	for i, n := range ws.candidates {
+	var least, next int64
+	for i, n := range s.candidates {
 		cost := int64(ws.costs[i].Micros * 1000)
+		s.costs[i] = cost
 		if n < 0 {
 			s.neutral = cost
 			continue
 		}
-		s.costs[n] = cost
 		switch {
-		case s.best < 0 || cost < s.costs[s.best]:
-			s.best, s.second = n, s.best
-		case s.second < 0 || cost < s.costs[s.second]:
-			s.second = n
+		case s.best < 0 || cost < least:
+			s.best, s.second, least, next = n, s.best, cost, least
+		case s.second < 0 || cost < next:
+			s.second, next = n, cost
 		}
 	}
 	return true
@@ -136,12 +137,16 @@ func (p *NodeLatency) scoreByName(ctx context.Context, cycle fwk.CycleState, nod
 	return s.costOf(n)
 }
 
-// costOf returns what PreScore found for a node.
+// costOf returns what PreScore found for a node, 0 where it is no candidate. It takes O(candidates), and is for the few that are asked for by
+// name.
 func (s *state) costOf(n int32) int64 {
 	if n < 0 {
 		return s.neutral
 	}
-	return s.costs[n]
+	if i := slices.Index(s.candidates, n); i >= 0 {
+		return s.costs[i]
+	}
+	return 0
 }
 
 // ScoreExtensions returns the plugin itself.

@@ -33,15 +33,16 @@ type state struct {
 	rejected    []uint8
 	anyRejected atomic.Bool
 
-	// costs is in nanoseconds by node number, 0 where the node is no candidate. PreScore writes it.
-	costs []int64
+	// candidates are the numbers of the nodes that PreScore was given, -1 where the snapshot does not know one; costs are theirs, in
+	// nanoseconds.
+	candidates []int32
+	costs      []int64
 	// table has the costs by candidate, for Score.
 	table internal.NodeTable
 	// neutral is the cost of a candidate that the snapshot does not know.
 	neutral int64
 	// best and second are the candidates of the lowest cost; -1 where there is none.
 	best, second int32
-	candidates   int
 	// keepers is the number of candidates that keep every limit, penalty what the costs of the others have on top.
 	keepers int
 	penalty int64
