@@ -266,6 +266,8 @@ func validateMetric(m *Metric, at *field.Path, interval time.Duration) field.Err
 	}
 	if d := m.Window.Duration; d < 0 || d > day || d > 0 && d < time.Second {
 		invalid("window", d.String(), "must be 1s to 24h")
+	} else if d > 0 && m.PodEffect == nil {
+		errs = append(errs, field.Required(at.Child("podEffect"), "window says for how long a pod is only partly in the value"))
 	}
 	if p := m.PodEffect; p != nil {
 		at := at.Child("podEffect")

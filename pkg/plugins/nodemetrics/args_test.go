@@ -86,6 +86,7 @@ metrics:
 		},
 		"a limit's word without a limit": {in: "metrics: [{preset: cpu, whenUnsatisfiable: DoNotSchedule}]", wantError: "args.metrics[0].limit: Required value: whenUnsatisfiable is about a limit"},
 		"another word without a limit":   {in: "metrics: [{preset: cpu, whenUnknown: Reject}]", wantError: "args.metrics[0].limit: Required value: whenUnknown is about a limit"},
+		"a window that nothing is for":   {in: "metrics: [{name: a, query: a, window: 5m}]", wantError: "args.metrics[0].podEffect: Required value: window says for how long a pod is only partly"},
 		"no weight and no limit":         {in: "metrics: [{preset: cpu, weight: 0}]", wantError: "args.metrics[0].weight: Invalid value: 0: must be above 0, since there is no limit"},
 		"Target without a target":        {in: "metrics: [{preset: cpu, direction: Target}]", wantError: "args.metrics[0].target: Required value: the best value, since direction is Target"},
 		"a target without Target":        {in: "metrics: [{preset: cpu, target: 0.4}]", wantError: "args.metrics[0].target: Invalid value: 0.4: direction must be Target"},

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/url"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/prometheus/common/config"
@@ -69,16 +70,19 @@ func (c *Config) Validate(path *field.Path) field.ErrorList {
 	switch at := path.Child("address"); {
 	case c.Address == "":
 		errs = append(errs, field.Required(at, "the URL of the Prometheus, as in http://prometheus.monitoring:9090"))
+	case err == nil && u.User != nil, (err != nil || u.Host == "") && strings.Contains(c.Address, "@"): // nor is a password shown where it is no URL
+		errs = append(errs, field.Invalid(at, "…@"+c.Address[strings.LastIndex(c.Address, "@")+1:], "must not hold a user; use tokenFile"))
 	case err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https":
 		errs = append(errs, field.Invalid(at, c.Address, "must be a URL, as in http://prometheus.monitoring:9090"))
-	case u.User != nil:
-		errs = append(errs, field.Invalid(at, u.Redacted(), "must not hold a user; use tokenFile"))
 	case u.RawQuery != "" || u.Fragment != "":
-		errs = append(errs, field.Invalid(at, c.Address, "must have no query and no fragment"))
+		errs = append(errs, field.Invalid(at, u.Scheme+"://"+u.Host+u.Path, "must have no query and no fragment"))
 	case u.Scheme == "http" && c.TokenFile != "" && !c.AllowTokenOverHTTP:
 		errs = append(errs, field.Invalid(at, c.Address, "must be https, since tokenFile is set; allowTokenOverHTTP: true sends the token without TLS"))
 	case u.Scheme == "http" && (c.CAFile != "" || c.CertFile != "" || c.KeyFile != "" || c.ServerName != ""):
 		errs = append(errs, field.Invalid(at, c.Address, "must be https, since caFile, certFile, keyFile or serverName is set"))
+	}
+	if c.AllowTokenOverHTTP && c.TokenFile == "" {
+		errs = append(errs, field.Required(path.Child("tokenFile"), "allowTokenOverHTTP is about its token"))
 	}
 	if (c.CertFile == "") != (c.KeyFile == "") {
 		errs = append(errs, field.Invalid(path.Child("certFile"), c.CertFile, "certFile and keyFile need each other"))
