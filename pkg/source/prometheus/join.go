@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"regexp"
 	"strings"
+	"time"
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -27,6 +28,7 @@ type Joiner struct {
 	podIPs                        names // made when it is first needed: there may be many pods
 	pods                          corelisters.PodLister
 	uids                          map[string]types.UID
+	created                       map[string]time.Time
 }
 
 // names is a name of nodes in one respect; "" stands for a name of several nodes.
@@ -44,14 +46,14 @@ func (n names) add(key, node string) {
 
 // Joiner returns a joiner for the cluster as it is now.
 func (c *Cluster) Joiner() *Joiner {
-	j := &Joiner{names: names{}, internalIPs: names{}, hostnames: names{}, pods: c.Pods, uids: map[string]types.UID{}}
+	j := &Joiner{names: names{}, internalIPs: names{}, hostnames: names{}, pods: c.Pods, uids: map[string]types.UID{}, created: map[string]time.Time{}}
 	nodes, err := c.Nodes.List(labels.Everything())
 	if err != nil { // a cache does not fail
 		klog.Background().Error(err, "Listing nodes")
 	}
 	for _, n := range nodes {
 		j.names[n.Name] = n.Name
-		j.uids[n.Name] = n.UID
+		j.uids[n.Name], j.created[n.Name] = n.UID, n.CreationTimestamp.Time
 		j.hostnames.add(n.Labels[v1.LabelHostname], n.Name)
 		for _, a := range n.Status.Addresses {
 			switch a.Type {
@@ -64,6 +66,9 @@ func (c *Cluster) Joiner() *Joiner {
 	}
 	return j
 }
+
+// before reports whether something was measured before a node was made: then of another one that had its name or address.
+func (j *Joiner) before(t time.Time, node string) bool { return t.Before(j.created[node]) }
 
 // Len returns the number of nodes.
 func (j *Joiner) Len() int { return len(j.names) }

@@ -39,7 +39,7 @@ type NodeValues struct {
 	// Unjoined is how many series stand for no node, Example the value of one's label.
 	Unjoined int
 	Example  string
-	// Rejected is how many had no finite number, or no time, or one outside of what is taken.
+	// Rejected is how many had no finite number, or no time, or one outside of what is taken, as before the node was made.
 	Rejected int
 }
 
@@ -78,7 +78,7 @@ func (c *Client) NodeValues(ctx context.Context, q *NodeQuery, j *Joiner, maxAge
 		}
 		v := float64(s.Value)
 		t := at[node]
-		if math.IsNaN(v) || math.IsInf(v, 0) || t.IsZero() || now.Sub(t) > maxAge || t.Sub(now) > maxClockSkew {
+		if math.IsNaN(v) || math.IsInf(v, 0) || t.IsZero() || now.Sub(t) > maxAge || t.Sub(now) > maxClockSkew || j.before(t, node) {
 			r.Rejected++
 			continue
 		}

@@ -273,9 +273,15 @@ func (s *Source) take(q *questions, a *answers, j *Joiner, now time.Time, update
 	s.forget(j, now, update)
 	samples := s.samples(q, a, now)
 
-	// What cannot be used is reported, too, so that it is counted with its reason; the last good sample stays beside it.
+	// What was measured of nodes that are gone is not of those that have their names now. What else cannot be used is reported, so that it is
+	// counted with its reason; the last good sample stays beside it.
 	var bad []latency.Sample
+	others := 0
 	for p, n := range samples {
+		if !n.At.IsZero() && (j.before(n.At, p.from) || j.before(n.At, p.to)) {
+			others++
+			continue
+		}
 		_, reason := latency.Check(n, now, s.MaxAge)
 		if reason != "" && reason != latency.ReasonFailed {
 			bad = append(bad, n)
@@ -293,8 +299,8 @@ func (s *Source) take(q *questions, a *answers, j *Joiner, now time.Time, update
 			of[p.to] = n
 		}
 	}
-	metrics.PrometheusSeries.WithLabelValues(q.Name+"/typical", "joined").Sub(float64(len(bad)))
-	metrics.PrometheusSeries.WithLabelValues(q.Name+"/typical", "rejected").Set(float64(len(bad)))
+	metrics.PrometheusSeries.WithLabelValues(q.Name+"/typical", "joined").Sub(float64(len(bad) + others))
+	metrics.PrometheusSeries.WithLabelValues(q.Name+"/typical", "rejected").Set(float64(len(bad) + others))
 	s.report(q, bad, update)
 }
 

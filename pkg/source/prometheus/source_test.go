@@ -333,6 +333,25 @@ func TestNodesThatGo(t *testing.T) {
 	if got := k.refresh(); got != "" {
 		t.Errorf("a node of the same name is another machine: got %q, want nothing", got)
 	}
+	// Prometheus looks back by minutes, at what was measured of the first one.
+	other.CreationTimestamp.Time = time.Now().Add(-10 * time.Second)
+	f.set("typical", vector(series("c a", "5"), series("a c", "6")))
+	f.set("time", vector(series("c a", ago(20*time.Second)), series("a c", ago(20*time.Second))))
+	if got := k.refresh(); got != "" {
+		t.Errorf("what was measured before the node was made: got %q, want nothing", got)
+	}
+	if got := testutil.ToFloat64(metrics.PrometheusSeries.WithLabelValues("mesh/typical", "rejected")); got != 2 {
+		t.Errorf("%g series are counted as rejected, want 2", got)
+	}
+	f.set("time", vector(series("c a", ago(0)), series("a c", ago(20*time.Second))))
+	if got, want := k.refresh(), "c→a 5ms unknown"; got != want {
+		t.Errorf("what was measured since: got %q, want %q", got, want)
+	}
+	f.set("time", vector(series("c a", ago(20*time.Second)), series("a c", ago(20*time.Second))))
+	values, err := k.Client.NodeValues(t.Context(), &NodeQuery{Name: "mesh", Value: "typical", Time: "time", Label: "from"}, nodes.Joiner(), time.Minute)
+	if err != nil || len(values.Nodes) != 1 || values.Nodes["a"].Value != 6 || values.Rejected != 1 {
+		t.Errorf("%+v, %v: want the value of a alone, c's is its predecessor's", values, err)
+	}
 }
 
 // slowly writes a byte a tick until the request ends.
