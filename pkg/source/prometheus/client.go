@@ -18,6 +18,7 @@ import (
 	v1 "github.com/prometheus/client_golang/api/prometheus/v1"
 	"github.com/prometheus/common/config"
 	"github.com/prometheus/common/model"
+	"k8s.io/klog/v2"
 
 	"github.com/fogsched/fogsched/pkg/metrics"
 )
@@ -54,6 +55,7 @@ type Client struct {
 type length struct {
 	good    int64 // bytes of the last one that was read to its end
 	tooLong int   // attempts in a row that were longer than was taken
+	warned  bool  // of what the server says of its own answer
 }
 
 // NewClient returns a client for a configuration that is valid. It sends nothing.
@@ -106,7 +108,7 @@ func (c *Client) remember(promql string, read int64, err error) {
 	l := c.lengths[promql]
 	switch {
 	case err == nil:
-		l = length{good: read}
+		l.good, l.tooLong = read, 0
 	case errors.Is(err, errTooLarge):
 		l.tooLong++
 	default:
@@ -121,7 +123,7 @@ func (c *Client) Query(ctx context.Context, name, promql string) (model.Vector, 
 	defer cancel()
 	start := time.Now()
 	b := &budget{left: c.allowance(promql)}
-	v, err := c.query(context.WithValue(ctx, budgetKey{}, b), promql)
+	v, warnings, err := c.query(context.WithValue(ctx, budgetKey{}, b), promql)
 	c.remember(promql, b.read.Load(), err)
 	if err != nil && ctx.Err() != nil && context.Cause(ctx) == errTimeout { //nolint:errorlint // the very one
 		err = fmt.Errorf("no whole answer within %s: %w", c.timeout, errTimeout)
@@ -132,30 +134,45 @@ func (c *Client) Query(ctx context.Context, name, promql string) (model.Vector, 
 		return nil, fmt.Errorf("query %s: %w", name, err)
 	}
 	metrics.PrometheusQueryTimestamp.WithLabelValues(name).SetToCurrentTime()
+	c.warn(ctx, name, promql, warnings)
 	return v, nil
 }
 
-func (c *Client) query(ctx context.Context, promql string) (v model.Vector, err error) {
+// warn logs what a server says of its own answer, once until it says nothing. Thanos and its like say so which of their stores are missing in it.
+func (c *Client) warn(ctx context.Context, name, promql string, warnings v1.Warnings) {
+	c.mu.Lock()
+	l := c.lengths[promql]
+	before := l.warned
+	l.warned = len(warnings) > 0
+	c.lengths[promql] = l
+	c.mu.Unlock()
+	if l.warned && !before {
+		klog.FromContext(ctx).Info("Prometheus answers with a warning: some of what it should know may be missing", "query", name, "warnings", len(warnings),
+			"first", clip(warnings[0]))
+	}
+}
+
+func (c *Client) query(ctx context.Context, promql string) (v model.Vector, warnings v1.Warnings, err error) {
 	// The answer is somebody else's: what its decoder makes of it must not stop the scheduler.
 	defer func() {
 		if p := recover(); p != nil {
 			metrics.Panics.WithLabelValues("prometheus", "query").Inc()
-			v, err = nil, fmt.Errorf("decoding the answer: panic: %v", p)
+			v, warnings, err = nil, nil, fmt.Errorf("decoding the answer: panic: %v", p)
 		}
 	}()
-	value, _, err := c.api.Query(ctx, promql, time.Time{})
+	value, warnings, err := c.api.Query(ctx, promql, time.Time{})
 	var e *v1.Error
 	if errors.As(err, &e) { // its Detail is the body, of any length
-		return nil, &serverError{typ: e.Type, text: clip(e.Msg)}
+		return nil, nil, &serverError{typ: e.Type, text: clip(e.Msg)}
 	}
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	v, ok := value.(model.Vector)
 	if !ok {
-		return nil, fmt.Errorf("%w: the answer is a %s", errNoVector, value.Type())
+		return nil, nil, fmt.Errorf("%w: the answer is a %s", errNoVector, value.Type())
 	}
-	return v, nil
+	return v, warnings, nil
 }
 
 // serverError is what a server said in place of an answer.

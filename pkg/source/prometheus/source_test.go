@@ -354,6 +354,23 @@ func TestNodesThatGo(t *testing.T) {
 	}
 }
 
+// A querier that misses some of its stores answers all the same, and says so.
+func TestWarnings(t *testing.T) {
+	f := newFake(t)
+	f.healthy()
+	k := newTaker(t, configOf(f.URL), words())
+	partial := strings.Replace(vector(series("a b", "20")), `{`, `{"warnings":["receive series from Addr: 10.0.0.9:10901: connection refused"],`, 1)
+	for i, answer := range []string{partial, partial, vector(series("a b", "20")), partial} {
+		f.set("typical", answer)
+		if got, want := k.refresh(), "a→b 20ms 30ms"; got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+		if got, want := k.logged("10.0.0.9:10901"), 1+i/3; got != want {
+			t.Errorf("after %d answers it is logged %d times, want %d", 1+i, got, want)
+		}
+	}
+}
+
 // slowly writes a byte a tick until the request ends.
 func slowly(tick time.Duration) func(http.ResponseWriter, *http.Request) {
 	return func(w http.ResponseWriter, r *http.Request) {
