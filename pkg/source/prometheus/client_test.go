@@ -18,7 +18,7 @@ import (
 func TestAllowance(t *testing.T) {
 	const healthy, growing = 1000, 3 * smallBody
 	var send, took int64
-	client, err := newClient("http://x", 10*time.Second, roundTripper(func(r *http.Request) (*http.Response, error) {
+	client, err := newClient("http://x", 5*time.Minute, roundTripper(func(r *http.Request) (*http.Response, error) {
 		series := `{"metric":{},"value":[1,"1"]}`
 		body := vector(series)
 		if send > 0 { // blanks are JSON, too
@@ -55,11 +55,11 @@ func TestAllowance(t *testing.T) {
 	var got []string
 	// A server that is broken from the start, and then is not.
 	for range 5 {
-		got = append(got, ask("broken", 2*MaxBody))
+		got = append(got, ask("broken", 2*most))
 	}
 	got = append(got, ask("broken", healthy), "|")
 	// One that breaks, and an answer that grows in good faith.
-	got = append(got, ask("breaks", healthy), ask("breaks", 2*MaxBody), ask("breaks", healthy), "|")
+	got = append(got, ask("breaks", healthy), ask("breaks", 2*most), ask("breaks", healthy), "|")
 	got = append(got, ask("breaks", growing), ask("breaks", growing), ask("breaks", growing), ask("breaks", growing))
 	want := []string{"the most", "little", "the most", "little", "little", "all", "|", "all", "little", "all", "|", "little", "little", "some", "some"}
 	if diff := cmp.Diff(want, got); diff != "" {
