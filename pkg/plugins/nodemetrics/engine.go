@@ -505,13 +505,15 @@ type answer struct {
 // ask asks for all metrics at once: one that Prometheus takes long for keeps the others from nothing.
 func (e *engine) ask(ctx context.Context) []answer {
 	answers := make([]answer, len(e.metrics))
+	var j *prometheus.Joiner // of all: in a large cluster its table of pods is large
+	e.guarded(ctx, "query", func() { j = e.cluster.Joiner() })
 	var wg sync.WaitGroup
 	for i := range e.metrics {
 		m := &e.metrics[i]
 		wg.Go(func() {
 			answers[i].err = errPanic
 			e.guarded(ctx, "query", func() {
-				answers[i].values, answers[i].err = e.source.NodeValues(ctx, &m.query, e.cluster.Joiner(), m.maxAge)
+				answers[i].values, answers[i].err = e.source.NodeValues(ctx, &m.query, j, m.maxAge)
 			})
 		})
 	}

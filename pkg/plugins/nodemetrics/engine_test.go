@@ -32,11 +32,13 @@ import (
 // fakeSource answers by a function, and counts.
 type fakeSource struct {
 	asked  atomic.Int32
+	joiner sync.Map // those that it was given
 	answer func(ctx context.Context, metric string) (map[string]float64, error)
 }
 
-func (s *fakeSource) NodeValues(ctx context.Context, q *prometheus.NodeQuery, _ *prometheus.Joiner, _ time.Duration) (*prometheus.NodeValues, error) {
+func (s *fakeSource) NodeValues(ctx context.Context, q *prometheus.NodeQuery, j *prometheus.Joiner, _ time.Duration) (*prometheus.NodeValues, error) {
 	s.asked.Add(1)
+	s.joiner.Store(j, true)
 	values, err := s.answer(ctx, q.Name)
 	if err != nil {
 		return nil, err
@@ -63,6 +65,17 @@ func loop(t *testing.T, metrics string, answer func(ctx context.Context, metric 
 		test(f, s)
 		cancel()
 		wg.Wait()
+	})
+}
+
+// A joiner may have a table of millions of pods.
+func TestMetricsShareAJoiner(t *testing.T) {
+	loop(t, shortLived+"- {preset: memory}\n- {preset: network}\n", func(context.Context, string) (map[string]float64, error) { return nil, nil }, func(f *fixture, s *fakeSource) {
+		joiners := 0
+		s.joiner.Range(func(any, any) bool { joiners++; return true })
+		if asked := s.asked.Load(); asked != 3 || joiners != 1 {
+			f.Errorf("%d queries have %d joiners, want 3 with 1", asked, joiners)
+		}
 	})
 }
 

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"regexp"
 	"strings"
+	"sync"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -22,10 +23,11 @@ type Cluster struct {
 	Pods  corelisters.PodLister
 }
 
-// Joiner finds the nodes that the values of labels stand for, as the cluster is when it is made. It is not safe for concurrent use.
+// Joiner finds the nodes that the values of labels stand for, as the cluster is when it is made. It is safe for concurrent use.
 type Joiner struct {
 	names, internalIPs, hostnames names
 	podIPs                        names // made when it is first needed: there may be many pods
+	once                          sync.Once
 	pods                          corelisters.PodLister
 	uids                          map[string]types.UID
 	created                       map[string]time.Time
@@ -114,9 +116,7 @@ func (j *Joiner) lookUp(value string) (string, bool) {
 	if _, err := netip.ParseAddr(ip); err != nil || j.pods == nil {
 		return "", false
 	}
-	if j.podIPs == nil {
-		j.listPods()
-	}
+	j.once.Do(j.listPods)
 	node, ok := j.podIPs[ip]
 	return node, ok
 }

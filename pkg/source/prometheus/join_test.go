@@ -4,6 +4,7 @@ package prometheus
 
 import (
 	"regexp"
+	"sync"
 	"testing"
 
 	v1 "k8s.io/api/core/v1"
@@ -115,6 +116,20 @@ func TestJoin(t *testing.T) {
 	if got, ok := c.Joiner().Node("10.1.0.1", nil); ok {
 		t.Errorf("without pods the address of one is %q", got)
 	}
+}
+
+func TestJoinerIsSafeForConcurrentUse(t *testing.T) {
+	c, _ := cluster(t, node("a", "10.0.0.1"), pod("p", "a", "10.1.0.1"))
+	j := c.Joiner()
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			if got, ok := j.Node("10.1.0.1:80", nil); got != "a" || !ok {
+				t.Errorf("the pod is on %q", got)
+			}
+		})
+	}
+	wg.Wait()
 }
 
 func TestPresetsOfBlackboxTargets(t *testing.T) {
