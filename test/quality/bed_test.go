@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -23,6 +24,7 @@ import (
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/fake"
 	restclient "k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/events"
 	"k8s.io/klog/v2"
 	"k8s.io/klog/v2/ktesting"
@@ -71,7 +73,18 @@ func serviceName(n int) string { return fmt.Sprintf("server-%03d", n) }
 type bed struct {
 	profiles map[string]framework.Framework
 	nodes    []fwk.NodeInfo // by number
+	pods     cache.Indexer  // what the plugins' pod lister reads
 	logs     func() string
+}
+
+// extra is what a cluster has beside its nodes and their servers.
+type extra struct {
+	objects  []runtime.Object
+	edit     func(runtime.Object) // of each node, Service and pod, before it is there
+	policies []v1alpha1.LatencyPolicy
+	serve    func(*http.ServeMux) // further kinds
+	plugins  frameworkruntime.Registry
+	profiles []config.KubeSchedulerProfile
 }
 
 // newBed starts a scheduler for a cluster with a node a row. Each node runs the one pod behind the Service of its number. Its
@@ -86,12 +99,18 @@ func newBed(t *testing.T, m matrix, load []float64, bad []latency.Sample) *bed {
 // of it are in its snapshot.
 func newBedOf(t *testing.T, list v1alpha1.NodeLatencyList, nodes, pairs int, load []float64, bad []latency.Sample) *bed {
 	t.Helper()
+	return newBedWith(t, list, nodes, pairs, load, bad, extra{})
+}
+
+// newBedWith starts a scheduler for a cluster that has more than nodes and their servers.
+func newBedWith(t *testing.T, list v1alpha1.NodeLatencyList, nodes, pairs int, load []float64, bad []latency.Sample, more extra) *bed {
+	t.Helper()
 	metrics.MeasuredPairs.Set(0) // what an earlier scheduler left
 	logger := ktesting.NewLogger(ktesting.NopTL{}, ktesting.NewConfig(ktesting.Verbosity(0), ktesting.BufferLogs(true)))
 	ctx, cancel := context.WithCancel(klog.NewContext(t.Context(), logger))
 	t.Cleanup(cancel)
 
-	api := httptest.NewServer(newAPI(t, list))
+	api := httptest.NewServer(newAPI(t, list, more))
 	t.Cleanup(api.Close)
 	t.Cleanup(api.CloseClientConnections) // runs first: an open watch would hold Close up
 
@@ -99,11 +118,18 @@ func newBedOf(t *testing.T, list v1alpha1.NodeLatencyList, nodes, pairs int, loa
 	registry := frameworkruntime.Registry{
 		nodelatency.Name: nodelatency.NewWith(nodelatency.Options{Sources: map[string]source.Source{"broken": broken}}),
 	}
-	clientSet := fake.NewClientset(objects(nodes, load)...)
+	maps.Copy(registry, more.plugins)
+	all := append(objects(nodes, load), more.objects...)
+	if more.edit != nil {
+		for _, o := range all {
+			more.edit(o)
+		}
+	}
+	clientSet := fake.NewClientset(all...)
 	factory := informers.NewSharedInformerFactory(clientSet, 0)
 	broadcaster := events.NewBroadcaster(&events.EventSinkImpl{Interface: clientSet.EventsV1()})
 	sched, err := scheduler.New(ctx, clientSet, factory, nil, profile.NewRecorderFactory(broadcaster),
-		scheduler.WithProfiles(profiles(t)...),
+		scheduler.WithProfiles(append(profiles(t), more.profiles...)...),
 		scheduler.WithFrameworkOutOfTreeRegistry(registry),
 		scheduler.WithKubeConfig(&restclient.Config{Host: api.URL}),
 	)
@@ -116,7 +142,7 @@ func newBedOf(t *testing.T, list v1alpha1.NodeLatencyList, nodes, pairs int, loa
 		t.Fatal(err)
 	}
 
-	b := &bed{profiles: map[string]framework.Framework{}}
+	b := &bed{profiles: map[string]framework.Framework{}, pods: factory.Core().V1().Pods().Informer().GetIndexer()}
 	for name, p := range sched.Profiles {
 		b.profiles[name] = p
 	}
@@ -285,8 +311,8 @@ func (b *bed) choose(t *testing.T, profileName string, state fwk.CycleState, pod
 	return feasible[best]
 }
 
-// newAPI serves what an API server with our CRDs would: discovery, no policies, and a NodeLatency a node.
-func newAPI(t *testing.T, list v1alpha1.NodeLatencyList) http.Handler {
+// newAPI serves what an API server with our CRDs would: discovery, the policies, and a NodeLatency a node.
+func newAPI(t *testing.T, list v1alpha1.NodeLatencyList, more extra) http.Handler {
 	t.Helper()
 	mux := http.NewServeMux()
 	base := "/apis/" + v1alpha1.GroupVersion.String()
@@ -302,9 +328,12 @@ func newAPI(t *testing.T, list v1alpha1.NodeLatencyList) http.Handler {
 	serve(t, mux, base+"/"+client.LatencyPolicies, v1alpha1.LatencyPolicyList{
 		TypeMeta: metav1.TypeMeta{Kind: "LatencyPolicyList", APIVersion: v1alpha1.GroupVersion.String()},
 		ListMeta: metav1.ListMeta{ResourceVersion: "1"},
-		Items:    []v1alpha1.LatencyPolicy{},
+		Items:    append([]v1alpha1.LatencyPolicy{}, more.policies...),
 	})
 	serve(t, mux, base+"/"+client.NodeLatencies, list)
+	if more.serve != nil {
+		more.serve(mux)
+	}
 	return mux
 }
 

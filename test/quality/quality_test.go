@@ -98,7 +98,7 @@ func TestQuality(t *testing.T) {
 	}
 
 	out := filepath.Join(repositoryRoot(t), "out", "quality", "report.json")
-	if err := r.write(out); err != nil {
+	if err := r.write(t, out); err != nil {
 		t.Fatal(err)
 	}
 	printReport(r, time.Since(start))
@@ -221,7 +221,7 @@ func (b *bed) chooseClient(t *testing.T, profileName string, p placement) int {
 func placeOneDependency(t *testing.T, r *report, in inputs, ps [][]placement, load []float64, rng *rand.Rand) {
 	m := in.measured
 	each(r, in.truth, ps, "random", func(p placement) int { return p.feasible[0] })
-	zones := newZoneTable(m, rng)
+	zones := newZoneTable(m, 10, rng)
 	each(r, in.truth, ps, "zone-table-10", func(p placement) int { return zones.choose(p.server, p.feasible) })
 	b := newBed(t, m, load, nil)
 	defer b.printLogs(t)

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"testing"
 )
 
 // row is what one policy reached in one case, by the true round-trip times.
@@ -21,8 +22,11 @@ type row struct {
 	P50Millis      float64 `json:"p50Millis"`
 	P95Millis      float64 `json:"p95Millis"`
 	P99Millis      float64 `json:"p99Millis"`
-	ToBestMeasured float64 `json:"toBestMeasured"`
+	ToBestMeasured float64 `json:"toBestMeasured,omitempty"` // where there is such a row
 	ToOracle       float64 `json:"toOracle"`
+	ToOptimum      float64 `json:"toOptimum,omitempty"` // where it was searched for
+	// RegretMillis is the mean of what the choices cost above the best ones by the true round-trip times.
+	RegretMillis float64 `json:"regretMillis"`
 	// DrawMeansMillis has the mean of each draw.
 	DrawMeansMillis []float64 `json:"drawMeansMillis,omitempty"`
 	// Informational rows are for comparison; no bar is about them.
@@ -48,6 +52,8 @@ type bar struct {
 	Value float64 `json:"value"`
 	Limit float64 `json:"limit"`
 	Kept  bool    `json:"kept"`
+	// Test is the test that the bar is of.
+	Test string `json:"test"`
 	// NotJudged says why a bar says nothing about the scheduler on these data.
 	NotJudged string `json:"notJudged,omitempty"`
 }
@@ -69,6 +75,17 @@ type report struct {
 	Bars       []bar  `json:"bars"`
 }
 
+// cases are the names of the cases in the report, in order.
+func (r *report) cases() []string {
+	var list []string
+	for i := range r.Rows {
+		if !slices.Contains(list, r.Rows[i].Case) {
+			list = append(list, r.Rows[i].Case)
+		}
+	}
+	return list
+}
+
 // find returns the row of a policy.
 func (r *report) find(caseName, policy string) *row {
 	for i := range r.Rows {
@@ -85,12 +102,25 @@ func (r *report) relate(caseName string) {
 	for i := range r.Rows {
 		if row := &r.Rows[i]; row.Case == caseName {
 			row.ToBestMeasured, row.ToOracle = row.MeanMillis/best.MeanMillis, row.MeanMillis/oracle.MeanMillis
+			row.RegretMillis = row.MeanMillis - oracle.MeanMillis
 		}
 	}
 }
 
-func (r *report) write(path string) error {
-	data, err := json.MarshalIndent(r, "", "  ")
+// write writes the report. What other tests wrote there about the same round-trip times stays.
+func (r *report) write(t *testing.T, path string) error {
+	for i := range r.Bars {
+		r.Bars[i].Test = t.Name()
+	}
+	all := *r
+	var old report
+	if data, err := os.ReadFile(path); err == nil && json.Unmarshal(data, &old) == nil && old.Measured == r.Measured && old.True == r.True {
+		all.Draws, all.Placements = max(r.Draws, old.Draws), max(r.Placements, old.Placements)
+		own := r.cases()
+		all.Rows = append(slices.DeleteFunc(old.Rows, func(w row) bool { return slices.Contains(own, w.Case) }), r.Rows...)
+		all.Bars = append(slices.DeleteFunc(old.Bars, func(b bar) bool { return b.Test == t.Name() || b.Test == "" }), r.Bars...)
+	}
+	data, err := json.MarshalIndent(all, "", "  ")
 	if err != nil {
 		return err
 	}
@@ -143,7 +173,7 @@ func millis(v float64) string {
 }
 
 func times(v float64) string {
-	if math.IsNaN(v) || math.IsInf(v, 0) {
+	if v == 0 || math.IsNaN(v) || math.IsInf(v, 0) {
 		return ""
 	}
 	if v >= 10 {

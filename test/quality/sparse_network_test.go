@@ -214,6 +214,25 @@ func replaySparse(t *testing.T, m matrix, interest []int, d time.Duration) (list
 	return list, facts
 }
 
+// sparseOff is what replaySparse came to without interest, which more than one test is about.
+var sparseOff struct {
+	sync.Mutex
+	list  *v1alpha1.NodeLatencyList
+	facts sparseFacts
+}
+
+// replaySparseOff is replaySparse without interest for sparseLong, run once for all tests.
+func replaySparseOff(t *testing.T, m matrix) (list v1alpha1.NodeLatencyList, facts sparseFacts) {
+	t.Helper()
+	sparseOff.Lock()
+	defer sparseOff.Unlock()
+	if sparseOff.list == nil {
+		list, facts := replaySparse(t, m, nil, sparseLong)
+		sparseOff.list, sparseOff.facts = &list, facts
+	}
+	return *sparseOff.list, sparseOff.facts
+}
+
 // measuredPairs counts the unordered pairs of a list that at least one side has an RTT of.
 func measuredPairs(list v1alpha1.NodeLatencyList) int {
 	pairs := map[[2]string]bool{}

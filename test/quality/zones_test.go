@@ -8,16 +8,14 @@ import (
 	"slices"
 )
 
-const zoneCount = 10
-
 // zoneTable is what an administrator with a zone label a node and a table of costs between zones knows.
 type zoneTable struct {
 	of   []int
-	cost [zoneCount][zoneCount]float64
+	cost [][]float64 // from one zone to another in milliseconds; +Inf where nothing was measured
 }
 
-// newZoneTable finds the zones by k-medoids on the measured distances: better zones than most clusters are labelled with.
-func newZoneTable(m matrix, rng *rand.Rand) zoneTable {
+// newZoneTable finds so many zones by k-medoids on the measured distances: better zones than most clusters are labelled with.
+func newZoneTable(m matrix, count int, rng *rand.Rand) zoneTable {
 	// An unknown pair is far, so that it holds no zone together.
 	distance := func(i, j int) float64 {
 		if d := m.between(i, j); known(d) {
@@ -27,13 +25,16 @@ func newZoneTable(m matrix, rng *rand.Rand) zoneTable {
 	}
 	best, bestCost := []int(nil), math.Inf(1)
 	for range 8 {
-		of, cost := medoids(len(m), distance, rng)
+		of, cost := medoids(len(m), count, distance, rng)
 		if cost < bestCost {
 			best, bestCost = of, cost
 		}
 	}
-	z := zoneTable{of: best}
-	var values [zoneCount][zoneCount][]float64
+	z := zoneTable{of: best, cost: make([][]float64, count)}
+	values := make([][][]float64, count)
+	for a := range values {
+		values[a], z.cost[a] = make([][]float64, count), make([]float64, count)
+	}
 	for i := range m {
 		for j := range m {
 			if i != j && known(m[i][j]) {
@@ -41,8 +42,8 @@ func newZoneTable(m matrix, rng *rand.Rand) zoneTable {
 			}
 		}
 	}
-	for a := range zoneCount {
-		for b := range zoneCount {
+	for a := range values {
+		for b := range values[a] {
 			z.cost[a][b] = math.Inf(1)
 			if v := values[a][b]; len(v) > 0 {
 				slices.Sort(v)
@@ -53,14 +54,14 @@ func newZoneTable(m matrix, rng *rand.Rand) zoneTable {
 	return z
 }
 
-// medoids assigns n points to zoneCount clusters and returns the sum of the distances to their centres. Centres start far
+// medoids assigns n points to so many clusters and returns the sum of the distances to their centres. Centres start far
 // from each other and move until nothing changes.
-func medoids(n int, distance func(i, j int) float64, rng *rand.Rand) (of []int, cost float64) {
+func medoids(n, count int, distance func(i, j int) float64, rng *rand.Rand) (of []int, cost float64) {
 	nearest := make([]float64, n)
 	for i := range nearest {
 		nearest[i] = math.Inf(1)
 	}
-	centres := make([]int, 0, zoneCount)
+	centres := make([]int, 0, count)
 	next := rng.IntN(n)
 	for {
 		centres = append(centres, next)
@@ -72,7 +73,7 @@ func medoids(n int, distance func(i, j int) float64, rng *rand.Rand) (of []int, 
 			}
 			sum += nearest[i]
 		}
-		if len(centres) == zoneCount {
+		if len(centres) == count {
 			break
 		}
 		next = slices.Index(nearest, slices.Max(nearest))
