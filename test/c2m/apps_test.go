@@ -49,7 +49,6 @@ type application struct {
 // workload is what the pods of a Deployment have in common. They share it: two million pods would not fit into memory otherwise, and neither
 // informers nor the scheduler write to what they are given.
 type workload struct {
-	app         *application
 	name, hash  string
 	labels      map[string]string
 	annotations map[string]string
@@ -57,8 +56,6 @@ type workload struct {
 	spec        v1.PodSpec
 	created     metav1.Time
 }
-
-func (w *workload) server() bool { return w == w.app.workloads[0] }
 
 // newApplications makes the applications for a world.
 func newApplications(w *world) []*application {
@@ -91,7 +88,7 @@ func (a *application) add(name, intent string) {
 	hash := strconv.FormatUint(draw(saltApp, a.number, len(a.workloads))&(1<<40-1), 36)
 	grace := int64(30)
 	a.workloads = append(a.workloads, &workload{
-		app: a, name: name, hash: hash, created: metav1.NewTime(time.Now()),
+		name: name, hash: hash, created: metav1.NewTime(time.Now()),
 		labels:      map[string]string{"app": name, "pod-template-hash": hash},
 		annotations: map[string]string{v1alpha1.LatencyAnnotation: intent},
 		owners: []metav1.OwnerReference{{
