@@ -143,16 +143,31 @@ func cannotTell(pod *v1.Pod) bool {
 // room is what a pod needs of a node, as far as that can be told fast.
 type room struct {
 	milliCPU, memory int64
-	affinity         nodeaffinity.RequiredNodeAffinity
-	tolerations      []v1.Toleration
+	// devices are what only some nodes have: GPUs, huge pages, what device plugins offer.
+	devices     map[v1.ResourceName]int64
+	affinity    nodeaffinity.RequiredNodeAffinity
+	tolerations []v1.Toleration
 }
 
 func newRoom(pod *v1.Pod) *room {
 	requests := resourcehelper.PodRequests(pod, resourcehelper.PodResourcesOptions{})
-	return &room{
+	r := &room{
 		milliCPU: requests.Cpu().MilliValue(), memory: requests.Memory().Value(),
 		affinity: nodeaffinity.GetRequiredNodeAffinity(pod), tolerations: pod.Spec.Tolerations,
 	}
+	for name, q := range requests {
+		switch name {
+		case v1.ResourceCPU, v1.ResourceMemory, v1.ResourceEphemeralStorage:
+		default:
+			if n := q.Value(); n > 0 {
+				if r.devices == nil {
+					r.devices = map[v1.ResourceName]int64{}
+				}
+				r.devices[name] = n
+			}
+		}
+	}
+	return r
 }
 
 func (r *room) fits(info fwk.NodeInfo) bool {
@@ -161,8 +176,13 @@ func (r *room) fits(info fwk.NodeInfo) bool {
 		return false
 	}
 	has, used := info.GetAllocatable(), info.GetRequested()
-	if used.GetMilliCPU()+r.milliCPU > has.GetMilliCPU() || used.GetMemory()+r.memory > has.GetMemory() || len(info.GetPods()) >= has.GetAllowedPodNumber() {
+	if r.milliCPU > has.GetMilliCPU()-used.GetMilliCPU() || r.memory > has.GetMemory()-used.GetMemory() || len(info.GetPods()) >= has.GetAllowedPodNumber() {
 		return false
+	}
+	for name, n := range r.devices {
+		if n > has.GetScalarResources()[name]-used.GetScalarResources()[name] {
+			return false
+		}
 	}
 	if node.Spec.Unschedulable {
 		return false
