@@ -121,7 +121,7 @@ func (a *application) draw(truth matrix, count int, rng *rand.Rand) []trial {
 	for i := range list {
 		t := trial{client: rng.IntN(len(truth)), feasible: make([][]int, len(a.services))}
 		for k := range a.services {
-			t.feasible[k] = rng.Perm(len(truth))[:len(truth)/5]
+			t.feasible[k] = rng.Perm(len(truth))[:max(len(truth)/5, len(a.services))]
 			if k > 0 {
 				t.order = append(t.order, k)
 			}

@@ -55,23 +55,15 @@ func (c *rivals) summarise() {
 		c.r.Rows = append(c.r.Rows, rows...)
 	}
 
-	ratio := func(policy string) float64 {
-		return c.r.find(peers, byFogsched).MeanMillis / c.r.find(peers, policy).MeanMillis
-	}
 	var ours, optimum float64
 	for r := 1; r <= searchedReplicas; r++ {
 		ours += c.r.find(replicaCase(r), byFogsched).MeanMillis
 		optimum += c.r.find(replicaCase(r), byOptimum).MeanMillis
 	}
+	// The bars against the best by measurement, the oracle and the stock scheduler are those of TestQuality, which has more placements.
 	c.r.Bars = []bar{
-		judge("one dependency, mean RTT against the best by measurement, at most 1.02", ratio(byBest), maxToBestMeasured),
-		judge("one dependency, mean RTT against the oracle, at most 1.08", ratio(byOracle), maxToOracle),
-		judge("one dependency, mean RTT against NetworkOverhead with 10 zones, at most 0.40", ratio(byOverhead10), maxToOverhead10),
-		judge("one dependency, mean RTT against the stock scheduler, at most 0.09", ratio(byStock), maxToStock),
+		judge("one dependency, mean RTT against NetworkOverhead with 10 zones, at most 0.40", c.r.find(peers, byFogsched).MeanMillis/c.r.find(peers, byOverhead10).MeanMillis, maxToOverhead10),
 		judge("1 to 4 replicas one by one, mean RTT of the clients against the optimum, at most 1.10", ours/optimum, maxToOptimum),
-	}
-	if toOracle := ratio(byOracle) / ratio(byBest); toOracle > maxToOracle {
-		c.r.Bars[1].NotJudged = fmt.Sprintf("these round-trip times change so much that the best by measurement itself is at %.3f", toOracle)
 	}
 	if len(c.in.measured) < 450 || testing.Short() {
 		for i := range c.r.Bars {

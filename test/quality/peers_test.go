@@ -44,7 +44,6 @@ const (
 	byOracle     = "oracle"
 
 	maxToOverhead10 = 0.40
-	maxToStock      = 0.09
 
 	// overheadOnly is the profile that has NetworkOverhead as its only score plugin, as latencyOnly has NodeLatency.
 	overheadOnly = "networkoverhead-only"

@@ -41,7 +41,7 @@ func drawReplicaTrials(truth matrix, each int, rng *rand.Rand) []*replicaTrial {
 		for range each {
 			order := rng.Perm(len(truth))
 			count := min(count, len(order)/3)
-			list = append(list, &replicaTrial{clients: order[:count], feasible: order[count : count+len(order)/5]})
+			list = append(list, &replicaTrial{clients: order[:count], feasible: order[count : count+max(len(order)/5, maxReplicas)]})
 		}
 	}
 	return list
@@ -163,7 +163,10 @@ func (s *replicaTrial) optimum(m matrix, replicas int) []int {
 			behind[i][j] = min(behind[i+1][j], column[nodes[i]][j])
 		}
 	}
-	best, bestSum := []int(nil), math.Inf(1)
+	best, bestSum := s.greedy(m)[:replicas], 0.0
+	for _, k := range s.clients {
+		bestSum += orUnreached(toNearest(m, k, best))
+	}
 	chosen := make([]int, 0, replicas)
 	var search func(from int, least []float64)
 	search = func(from int, least []float64) {
