@@ -14,6 +14,7 @@ import (
 	"runtime/pprof"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -158,7 +159,7 @@ func TestTwoMillion(t *testing.T) {
 
 	rep := clock.report(t, r)
 	rep.Where = where(t, profileFile.Name(), rep.CPUMicrosPerPod)
-	rep.Config, rep.Nodes, rep.Regions, rep.Applications = file[len(root)+1:], len(w.nodes), len(regions), len(apps)
+	rep.Config, rep.Nodes, rep.Regions, rep.Applications = strings.TrimPrefix(file, root+"/"), len(w.nodes), len(regions), len(apps)
 	if err := rep.write(out); err != nil {
 		t.Fatal(err)
 	}
