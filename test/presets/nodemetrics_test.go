@@ -103,6 +103,9 @@ func TestNodeMetricsPresets(t *testing.T) {
 				if _, ok := v.Nodes["good"]; !ok {
 					return fmt.Errorf("nothing is known of the node: %+v", v)
 				}
+				if v.Unjoined != 1 || v.Example != "10.0.0.9:9100" {
+					return fmt.Errorf("%d series stand for no node, for example %q, want the foreign one", v.Unjoined, v.Example)
+				}
 				return nil
 			})
 			v := ask(q)
@@ -116,9 +119,6 @@ func TestNodeMetricsPresets(t *testing.T) {
 			}
 			if len(v.Nodes) != 1 {
 				t.Errorf("%v are known, want the one node whose exporter tells", v.Nodes)
-			}
-			if v.Unjoined != 1 || v.Example != "10.0.0.9:9100" {
-				t.Errorf("%d series stand for no node, for example %q, want the foreign one", v.Unjoined, v.Example)
 			}
 		})
 	}

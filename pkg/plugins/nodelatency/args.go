@@ -65,8 +65,8 @@ type DemandArgs struct {
 	// Query is PromQL with one series a node, whose value is 0 or more, in any unit. What has no value counts as the median of the
 	// others.
 	Query string `json:"query"`
-	// Time is PromQL of the Unix times of the newest samples behind the values, with the same label. Default timestamp(QUERY), which is
-	// right where the query is a plain selector.
+	// Time is PromQL of the Unix times of the newest samples behind the values, with the same label. Default timestamp(QUERY) for a plain
+	// selector; for any other query it is required.
 	Time string `json:"time,omitempty"`
 	// NodeLabel is the label that names the node: by its name, InternalIP, hostname, or the IP of a pod on it, with a port or without.
 	// Default "node".
@@ -152,6 +152,8 @@ func validatePrometheus(args *PrometheusArgs, path *field.Path) field.ErrorList 
 		names[d.Name] = true
 		if strings.TrimSpace(d.Query) == "" {
 			errs = append(errs, field.Required(path.Child("query"), "PromQL with one series a node"))
+		} else if d.Time == "" && !prometheus.IsPlainSelector(d.Query) {
+			errs = append(errs, field.Required(path.Child("time"), prometheus.TimeRequired))
 		}
 		if !model.UTF8Validation.IsValidLabelName(d.NodeLabel) {
 			errs = append(errs, field.Invalid(path.Child("nodeLabel"), d.NodeLabel, "must be the name of a label"))

@@ -82,7 +82,9 @@ type engineKey struct {
 func sharedEngine(ctx context.Context, args *Args, handle fwk.Handle) (*engine, error) {
 	engines.Lock()
 	defer engines.Unlock()
-	text, err := json.Marshal(args)
+	data := *args
+	data.Candidates = nil // how many of them are looked at is no matter of the data
+	text, err := json.Marshal(data)
 	if err != nil {
 		return nil, err
 	}

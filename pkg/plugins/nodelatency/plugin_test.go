@@ -69,7 +69,7 @@ func TestArgs(t *testing.T) {
 			wantError: `pluginConfig of NodeLatency: args.interest: Invalid value: "fogsched-system/a/b": must be NAMESPACE/NAME of a ConfigMap, as in fogsched-system/fogprobe-interest`,
 		},
 		"a demand": {
-			in: raw("prometheus: {address: 'http://prometheus:9090', demands: [{name: ingress, query: 'sum by (node) (rate(requests[5m]))'}]}"),
+			in: raw("prometheus: {address: 'http://prometheus:9090', demands: [{name: ingress, query: 'sum by (node) (rate(requests[5m]))', time: 'max by (node) (timestamp(requests))'}]}"),
 			want: Args{
 				MaxAge: metav1.Duration{Duration: 5 * time.Minute},
 				Prometheus: &PrometheusArgs{
@@ -77,7 +77,7 @@ func TestArgs(t *testing.T) {
 						Address: "http://prometheus:9090", Interval: metav1.Duration{Duration: 30 * time.Second},
 						Timeout: metav1.Duration{Duration: 10 * time.Second}, MaxAge: metav1.Duration{Duration: 5 * time.Minute},
 					},
-					Demands: []DemandArgs{{Name: "ingress", Query: "sum by (node) (rate(requests[5m]))", NodeLabel: "node"}},
+					Demands: []DemandArgs{{Name: "ingress", Query: "sum by (node) (rate(requests[5m]))", Time: "max by (node) (timestamp(requests))", NodeLabel: "node"}},
 				},
 			},
 		},
@@ -106,6 +106,11 @@ func TestArgs(t *testing.T) {
 				`args.prometheus.demands[1].nodeRegexp: Invalid value: "a+": must be a regular expression with a group, as in ^path_(.+)$, ` +
 				`args.prometheus.demands[2].name: Duplicate value: "a", ` +
 				`args.prometheus.demands[2].nodeRegexp: Invalid value: "(": must be a regular expression with a group, as in ^path_(.+)$]`,
+		},
+		"a demand that would never be old": {
+			in: raw("prometheus: {address: 'http://prometheus:9090', demands: [{name: ingress, query: 'max_over_time(requests[1d])'}]}"),
+			wantError: "pluginConfig of NodeLatency: args.prometheus.demands[0].time: Required value: query is more than a plain selector, so timestamp(query) would be the time of the query " +
+				"and nothing would ever be old: give the time of the newest sample behind it, as in max by (node) (timestamp(the_metric))",
 		},
 		"a field of a demand that is none": {
 			in:        raw(`{"prometheus":{"address":"http://prometheus:9090","demands":[{"name":"a","promql":"x"}]}}`),

@@ -43,9 +43,9 @@ type Metric struct {
 	// Deviations is how many standard deviations a preset with -variation has on top of the mean, 0 to 10. Default 2.
 	Deviations *float64 `json:"deviations,omitempty"`
 
-	// Query is PromQL with one series a node. Time is PromQL of the Unix times, in seconds, of the samples behind it. Default:
-	// timestamp(query), which is right where the query is a plain selector; of anything else it is the time of the query, so that a dead
-	// exporter's values do not age.
+	// Query is PromQL with one series a node. Time is PromQL of the Unix times, in seconds, of the samples behind it. Default: timestamp(query)
+	// for a plain selector. For any other query it is required: timestamp() of that is the time of the query, so that a dead exporter's
+	// values would not age.
 	Query string `json:"query,omitempty"`
 	Time  string `json:"time,omitempty"`
 	// NodeLabel is the label that names the node: by its name, InternalIP, hostname, or the IP of a pod on it, with or without a port.
@@ -222,6 +222,9 @@ func validateMetric(m *Metric, at *field.Path, interval time.Duration) field.Err
 				errs = append(errs, field.Required(at.Child(f.name), f.detail))
 			}
 		}
+	}
+	if m.Query != "" && m.Time == "" && !prometheus.IsPlainSelector(m.Query) {
+		errs = append(errs, field.Required(at.Child("time"), prometheus.TimeRequired))
 	}
 	if problems := validation.IsDNS1123Label(m.Name); m.Name != "" && len(problems) > 0 {
 		invalid("name", m.Name, "%s", problems[0])

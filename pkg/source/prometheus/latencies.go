@@ -68,6 +68,14 @@ var (
 	plainSelector = regexp.MustCompile(`^\s*([a-zA-Z_:][a-zA-Z0-9_:]*\s*(` + matchers + `)?|` + matchers + `)\s*$`)
 )
 
+// IsPlainSelector reports whether timestamp() of a query is the time of its samples: of anything but a selector, a rate or a sum, it is the time of
+// the query, so that a dead exporter's values never look old.
+func IsPlainSelector(promql string) bool { return plainSelector.MatchString(promql) }
+
+// TimeRequired is what to say of a query that is no plain selector and has no time.
+const TimeRequired = "query is more than a plain selector, so timestamp(query) would be the time of the query and nothing would ever be old: " +
+	"give the time of the newest sample behind it, as in max by (node) (timestamp(the_metric))"
+
 // ValidateLatencies returns what is wrong with a list of latencies, all of it at once.
 func ValidateLatencies(path *field.Path, list []Latencies) field.ErrorList {
 	var errs field.ErrorList
