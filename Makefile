@@ -63,7 +63,7 @@ bench: bin/benchstat ## the short set of benchmarks beside the recorded figures 
 	@mkdir -p out/bench
 	go test -run '^$$' -bench '$(or $(BENCH),$(BENCH_SHORT))' -benchmem -benchtime 50ms -count $(or $(COUNT),6) $(BENCH_PACKAGES) | tee out/bench/now.txt
 	@echo
-	@bin/benchstat recorded=hack/bench/recorded.txt now=out/bench/now.txt
+	@bin/benchstat $(if $(wildcard hack/bench/recorded.txt),recorded=hack/bench/recorded.txt) now=out/bench/now.txt
 # One size of what has many, and all that has one.
 BENCH_SHORT := Sizes/nodes=5000$$/targets=10$$|NoIntent|BenchmarkScore|BenchmarkFilter|BenchmarkPreFilter|BenchmarkPreScore|Rank/nodes=5000$$/targets=10$$|Row|SnapshotBuild|Costs|Reserve|BenchmarkBuild/nodes=5000$$|Take
 BENCH_PACKAGES := ./pkg/latency ./pkg/placement ./pkg/plugins/... ./pkg/store
@@ -76,6 +76,7 @@ bench-full: bin/benchstat ## every benchmark at every size (about 40 min; COUNT=
 
 .PHONY: bench-record
 bench-record: ## make what `make bench` measured last the recorded figures
+	@mkdir -p hack/bench
 	cp out/bench/now.txt hack/bench/recorded.txt
 
 .PHONY: quality
