@@ -22,6 +22,8 @@ import (
 const (
 	byFogschedTopological = "fogsched, callers first"
 	byOracleInOrder       = "oracle, same order"
+
+	gatewayCount = 10 // nodes that have the applications' clients
 )
 
 // application is services that call one another. The first is its client: it stands somewhere, and is not placed.
@@ -115,13 +117,13 @@ type trial struct {
 	order    []int
 }
 
-// draw draws trials. A fifth of the nodes has room for each service, not the same fifth for two.
-func (a *application) draw(truth matrix, count int, rng *rand.Rand) []trial {
+// draw draws trials. The client is on one of the gateways. A fifth of the nodes has room for each service, not the same fifth for two.
+func (a *application) draw(gateways []int, nodes, count int, rng *rand.Rand) []trial {
 	list := make([]trial, count)
 	for i := range list {
-		t := trial{client: rng.IntN(len(truth)), feasible: make([][]int, len(a.services))}
+		t := trial{client: gateways[rng.IntN(len(gateways))], feasible: make([][]int, len(a.services))}
 		for k := range a.services {
-			t.feasible[k] = rng.Perm(len(truth))[:max(len(truth)/5, len(a.services))]
+			t.feasible[k] = rng.Perm(nodes)[:max(nodes/5, len(a.services))]
 			if k > 0 {
 				t.order = append(t.order, k)
 			}

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -398,8 +399,8 @@ func gauge(t *testing.T, c prometheus.Collector) float64 {
 	return sum(t, c)
 }
 
-// sum adds up the values of a metric's gauges and counters.
-func sum(t *testing.T, c prometheus.Collector) float64 {
+// sum adds up the values of a metric's gauges and counters; of those alone that have a label's value, where one is given.
+func sum(t *testing.T, c prometheus.Collector, label ...string) float64 {
 	t.Helper()
 	r := prometheus.NewRegistry()
 	r.MustRegister(c)
@@ -410,6 +411,9 @@ func sum(t *testing.T, c prometheus.Collector) float64 {
 	total := 0.0
 	for _, f := range families {
 		for _, m := range f.GetMetric() {
+			if len(label) == 2 && !slices.ContainsFunc(m.GetLabel(), func(p *dto.LabelPair) bool { return p.GetName() == label[0] && p.GetValue() == label[1] }) {
+				continue
+			}
 			total += m.GetGauge().GetValue() + m.GetCounter().GetValue()
 		}
 	}

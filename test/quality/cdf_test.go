@@ -19,7 +19,7 @@ import (
 // summarise makes rows of the RTTs, and judges them.
 func (c *rivals) summarise() {
 	inOrder := []string{
-		byStock, byOverhead10, byOverhead30, bySparse, byFogsched, byFogschedTopological, byBest, byOracleInOrder, byOracle, byOptimum,
+		byStock, byOverhead10, byOverhead30, bySparse, byInterest, byFogsched, byFogschedTopological, byBest, byOracleInOrder, byOracle, byOptimum,
 	}
 	cases := []string{peers}
 	for _, a := range applications {
@@ -72,7 +72,7 @@ func (c *rivals) summarise() {
 	}
 }
 
-func (c *rivals) print(took time.Duration) {
+func (c *rivals) print(out string, took time.Duration) {
 	w := os.Stdout
 	table := func(title, name string) {
 		fmt.Fprintf(w, "\n%s\n\n", title)
@@ -104,14 +104,15 @@ func (c *rivals) print(took time.Duration) {
   stock                    kube-scheduler's default profile, on nodes loaded by 0–80 %%
   networkoverhead-10, -30  the plugin of sigs.k8s.io/scheduler-plugins alone; zones are clusters of the measured RTTs, costs their medians
   fogsched                 NodeLatency alone, all pairs measured; -sparse-16: each node measures 16 others, no node of interest
+  …-interest               sparse, with the %d nodes of the applications' clients, and no other, measured by all
   best-measured            the best by what was measured
   oracle                   by the true RTTs, one after the other: callers first, replicas greedily
   oracle, same order       the same in the order of creation
   optimum                  the best of all sets, by the true RTTs
 
-`)
+`, gatewayCount)
 	printBars(w, c.r.Bars)
-	fmt.Fprintf(w, "\n%.0f s; the figures are in out/quality/report.json, the picture is out/quality/cdf.svg\n\n", took.Seconds())
+	fmt.Fprintf(w, "\n%.0f s; the figures are in report.json, the picture is cdf.svg, both in %s\n\n", took.Seconds(), out)
 }
 
 // curve is a line of a picture.

@@ -40,6 +40,7 @@ const (
 	byOverhead30 = "networkoverhead-30"
 	byFogsched   = "fogsched"
 	bySparse     = "fogsched-sparse-16"
+	byInterest   = "fogsched-sparse-16-interest" // the applications' clients are of interest
 	byBest       = "best-measured"
 	byOracle     = "oracle"
 
@@ -91,8 +92,9 @@ func TestQualityPeers(t *testing.T) {
 	for range peerDraws {
 		c.ps = append(c.ps, drawPlacements(in.truth, c.rng)[:peerPlacements/scale])
 	}
+	gateways := someTargets(len(in.truth), gatewayCount, c.rng)
 	for _, a := range applications {
-		c.trials[a] = a.draw(in.truth, max(2, a.trials/scale), c.rng)
+		c.trials[a] = a.draw(gateways, len(in.truth), max(2, a.trials/scale), c.rng)
 	}
 	c.sets = drawReplicaTrials(in.truth, max(1, replicaSetsEach/scale), c.rng)
 
@@ -103,6 +105,10 @@ func TestQualityPeers(t *testing.T) {
 	t.Run("sparse", func(t *testing.T) {
 		list, _ := replaySparseOff(t, in.measured)
 		c.placeByLatency(t, bySparse, list, measuredPairs(list)*97/100) // some are not believed
+	})
+	t.Run("sparse-interest", func(t *testing.T) {
+		list, _ := replaySparse(t, in.measured, gateways, sparseShort)
+		c.placeByLatency(t, byInterest, list, measuredPairs(list)*97/100)
 	})
 	for policy, zones := range map[string]int{byOverhead10: 10, byOverhead30: 30} {
 		t.Run(policy, func(t *testing.T) { c.placeByOverhead(t, policy, zones) })
@@ -127,7 +133,7 @@ func TestQualityPeers(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(out, "cdf.svg"), picture, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	c.print(time.Since(start))
+	c.print(out, time.Since(start))
 	for _, b := range c.r.Bars {
 		if !b.Kept && b.NotJudged == "" {
 			t.Errorf("%s: it is %s", b.Text, b.figure())
@@ -140,6 +146,11 @@ func (c *rivals) placeByLatency(t *testing.T, policy string, list v1alpha1.NodeL
 	b := newBedWith(t, list, len(c.in.measured), pairs, c.load, nil, extra{objects: applicationServices(), policies: applicationPolicies()})
 	defer b.printLogs(t)
 	withStock := policy == byFogsched
+	b.waitForPolicies(t)
+	c.placeApplications(t, b, policy, withStock)
+	if policy == byInterest {
+		return // it is about these clients only
+	}
 	for _, draw := range c.ps {
 		for _, p := range draw {
 			c.add(peers, policy, c.in.truth[b.chooseClient(t, latencyOnly, p)][p.server])
@@ -148,7 +159,17 @@ func (c *rivals) placeByLatency(t *testing.T, policy string, list v1alpha1.NodeL
 			}
 		}
 	}
-	b.waitForPolicies(t)
+	for i, s := range c.sets {
+		c.judgeReplicas(s, policy, b.placeReplicasOf(t, s, fmt.Sprintf("set-%d", i)))
+		if withStock {
+			c.judgeReplicas(s, byStock, s.oneByOne(func(_ int, feasible []int) int {
+				return b.choose(t, stock, framework.NewCycleState(), newPod("new", stock, s.annotation()), feasible)
+			}))
+		}
+	}
+}
+
+func (c *rivals) placeApplications(t *testing.T, b *bed, policy string, withStock bool) {
 	for _, a := range applications {
 		for i := range c.trials[a] {
 			tr := &c.trials[a][i]
@@ -159,14 +180,6 @@ func (c *rivals) placeByLatency(t *testing.T, policy string, list v1alpha1.NodeL
 					return b.choose(t, stock, framework.NewCycleState(), a.pod(k, stock, "new"), feasible)
 				}))
 			}
-		}
-	}
-	for i, s := range c.sets {
-		c.judgeReplicas(s, policy, b.placeReplicasOf(t, s, fmt.Sprintf("set-%d", i)))
-		if withStock {
-			c.judgeReplicas(s, byStock, s.oneByOne(func(_ int, feasible []int) int {
-				return b.choose(t, stock, framework.NewCycleState(), newPod("new", stock, s.annotation()), feasible)
-			}))
 		}
 	}
 }
