@@ -51,7 +51,7 @@ const (
 	maxPeak  = 12 << 10 // MiB
 	maxRatio = 1.10
 	// One pod in sampleEvery is compared with full scoring, and in a small run so many.
-	sampleEvery, leastSamples = 1_000, 200
+	sampleEvery, leastSamples = 1_000, 500
 	// gcPercent is GOGC: while little is alive the garbage of one pod need not be collected again and again; later the limit decides.
 	gcPercent = 200
 	minCPU    = 2 // cores of the machine for which nomadTime is the target
@@ -94,11 +94,17 @@ type run struct {
 	popped    int
 	asked     *v1.Pod // the sampled pod whose cycle runs
 	askedNode string  // where all nodes would have put it
-	lost      int
+	asks      int
 
-	mu            sync.Mutex
-	chosen, ideal []float64
-	sampling      time.Duration
+	mu       sync.Mutex
+	compared []comparison
+	sampling time.Duration
+}
+
+// comparison is the true round trip of one pod in milliseconds, where it went and where full scoring would have put it.
+type comparison struct {
+	chosen, full float64
+	nearest      bool // it calls the nearest server, not any
 }
 
 func TestTwoMillion(t *testing.T) {
@@ -301,7 +307,7 @@ func (r *run) next(logger klog.Logger) (*framework.QueuedPodInfo, error) {
 	}
 	r.popped++
 	app := r.apps[info.Pod.Namespace]
-	if r.popped < (1+len(r.ideal)+r.lost)*r.stride() || info.Pod.Labels["app"] == app.workloads[0].name {
+	if r.popped < (1+r.asks)*r.stride() || info.Pod.Labels["app"] == app.workloads[0].name {
 		return info, nil
 	}
 	if _, ok := app.callers(r.world); !ok {
@@ -313,9 +319,9 @@ func (r *run) next(logger klog.Logger) (*framework.QueuedPodInfo, error) {
 		defer r.mu.Unlock()
 		r.sampling += time.Since(start)
 	}()
+	r.asks++
 	result, err := r.sched.SchedulePod(r.ctx, r.sched.Profiles[fullProfile], framework.NewCycleState(), info.Pod)
 	if err != nil {
-		r.lost++
 		return info, nil
 	}
 	r.asked, r.askedNode = info.Pod, result.SuggestedHost
@@ -333,13 +339,13 @@ func (r *run) compare() {
 	r.asked = nil
 	assumed, err := r.sched.Cache.GetPod(pod)
 	if err != nil {
-		r.lost++
-		return
+		return // check counts how many there are
 	}
-	rtts, _ := r.apps[pod.Namespace].callers(r.world, r.numbers[assumed.Spec.NodeName], r.numbers[r.askedNode])
+	app := r.apps[pod.Namespace]
+	rtts, _ := app.callers(r.world, r.numbers[assumed.Spec.NodeName], r.numbers[r.askedNode])
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.chosen, r.ideal = append(r.chosen, rtts[0]), append(r.ideal, rtts[1])
+	r.compared = append(r.compared, comparison{rtts[0], rtts[1], app.nearest})
 }
 
 // check fails the test where a figure misses its bar.
@@ -362,8 +368,11 @@ func (r *run) check(t *testing.T, rep *report) {
 	if rep.Samples < rep.Pods/r.stride()/2 {
 		t.Errorf("%d pods were compared with full scoring: too few", rep.Samples)
 	}
-	if rep.Ratio > maxRatio || rep.Ratio <= 0 {
-		t.Errorf("the mean RTT is %.3f times that of full scoring, want at most %.2f", rep.Ratio, maxRatio)
+	// One application calls servers at the other end of the world, another one on the same node: the mean of all says little of these.
+	for what, q := range map[string]quality{"all": rep.quality, "those that call the nearest server": rep.Nearest, "those that call any server": rep.Any} {
+		if !(q.Ratio <= maxRatio) || q.Ratio <= 0 {
+			t.Errorf("the mean RTT of %s is %.3f times that of full scoring, want at most %.2f", what, q.Ratio, maxRatio)
+		}
 	}
 	if rep.PeakMiB > maxPeak {
 		t.Errorf("peak memory: %d MiB, want at most %d", rep.PeakMiB, maxPeak)

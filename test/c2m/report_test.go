@@ -42,11 +42,10 @@ type report struct {
 	Cores   float64 `json:"cores"`
 	PeakMiB int     `json:"peakMiB"`
 
-	// MeanRTT and FullScoringMeanRTT are true round trips in milliseconds of the same pods at the same moment.
-	MeanRTT            float64 `json:"meanRTT"`
-	FullScoringMeanRTT float64 `json:"fullScoringMeanRTT"`
-	Ratio              float64 `json:"ratio"`
-	Samples            int     `json:"samples"`
+	quality
+	// Nearest and Any are of the pods that call the nearest server, and any.
+	Nearest quality `json:"nearest"`
+	Any     quality `json:"any"`
 	// SamplingSeconds is what the comparison took; it is part of Seconds.
 	SamplingSeconds float64 `json:"samplingSeconds"`
 	// FinalMeanRTT is that of all callers at the end.
@@ -60,13 +59,39 @@ type report struct {
 	Where []share `json:"where"`
 }
 
+// quality compares sampled pods with where full scoring would have put the same pods at the same moment, by true round trips in milliseconds.
+type quality struct {
+	MeanRTT            float64 `json:"meanRTT"`
+	FullScoringMeanRTT float64 `json:"fullScoringMeanRTT"`
+	Ratio              float64 `json:"ratio"`
+	Samples            int     `json:"samples"`
+}
+
+func qualityOf(list []comparison, counts func(*comparison) bool) quality {
+	var q quality
+	for i := range list {
+		if c := &list[i]; counts(c) {
+			q.MeanRTT += c.chosen
+			q.FullScoringMeanRTT += c.full
+			q.Samples++
+		}
+	}
+	if q.Samples == 0 {
+		return q
+	}
+	q.Ratio = q.MeanRTT / q.FullScoringMeanRTT
+	q.MeanRTT /= float64(q.Samples)
+	q.FullScoringMeanRTT /= float64(q.Samples)
+	return q
+}
+
 // step is one of the parts of a run.
 type step struct {
 	Pods            int     `json:"pods"`
 	PodsPerSecond   float64 `json:"podsPerSecond"`
 	CPUMicrosPerPod float64 `json:"cpuMicrosPerPod"`
 	LiveMiB         int     `json:"liveMiB"`
-	// The regret of the samples in this part, as a ratio of means.
+	// Ratio is that of the samples in this part.
 	Ratio float64 `json:"ratio,omitempty"`
 }
 
@@ -187,17 +212,18 @@ func (c *clock) report(t *testing.T, r *run) *report {
 		Note: note, Complete: c.atPods == r.pods, Pods: c.atPods, Seconds: seconds, PodsPerSecond: float64(c.atPods) / seconds, CPUSeconds: cpu,
 		CPUMicrosPerPod: cpu / float64(c.atPods) * 1e6,
 		Cores:           cpu / seconds, PeakMiB: peakMiB(t), Steps: c.steps, NotPlacedAtOnce: r.failed.Load(), Narrowed: map[string]int64{},
-		MeanRTT: mean(r.chosen), FullScoringMeanRTT: mean(r.ideal), Samples: len(r.ideal), SamplingSeconds: r.sampling.Seconds(),
+		SamplingSeconds: r.sampling.Seconds(),
 	}
-	rep.Ratio = rep.MeanRTT / rep.FullScoringMeanRTT
+	all := func(*comparison) bool { return true }
+	rep.quality = qualityOf(r.compared, all)
+	rep.Nearest = qualityOf(r.compared, func(c *comparison) bool { return c.nearest })
+	rep.Any = qualityOf(r.compared, func(c *comparison) bool { return !c.nearest })
 	for i := range rep.Steps { // samples are evenly over the pods
-		lo, hi := 0, rep.Steps[i].Pods*len(r.ideal)/c.atPods
+		lo, hi := 0, rep.Steps[i].Pods*len(r.compared)/c.atPods
 		if i > 0 {
-			lo = rep.Steps[i-1].Pods * len(r.ideal) / c.atPods
+			lo = rep.Steps[i-1].Pods * len(r.compared) / c.atPods
 		}
-		if hi > lo {
-			rep.Steps[i].Ratio = mean(r.chosen[lo:hi]) / mean(r.ideal[lo:hi])
-		}
+		rep.Steps[i].Ratio = qualityOf(r.compared[lo:hi], all).Ratio
 	}
 	for n := range r.onNode {
 		rep.FullestNode = max(rep.FullestNode, int(r.onNode[n].Load()))
@@ -341,8 +367,13 @@ func (rep *report) print(w io.Writer) {
 	fmt.Fprintln(w, rep.Note)
 	fmt.Fprintf(w, "%s pods on %s nodes in %s: %.0f pods/s with %.2f cores; %.0f µs of CPU a pod; peak %s MiB\n", thousands(rep.Pods), thousands(rep.Nodes),
 		time.Duration(rep.Seconds*float64(time.Second)).Round(100*time.Millisecond), rep.PodsPerSecond, rep.Cores, rep.CPUMicrosPerPod, thousands(rep.PeakMiB))
-	fmt.Fprintf(w, "mean RTT of %d pods: %.3f ms, by full scoring %.3f ms: %.3f times; of all callers in the end %.3f ms\n", rep.Samples, rep.MeanRTT,
-		rep.FullScoringMeanRTT, rep.Ratio, rep.FinalMeanRTT)
+	for _, q := range []struct {
+		what string
+		quality
+	}{{"", rep.quality}, {" that call the nearest server", rep.Nearest}, {" that call any server", rep.Any}} {
+		fmt.Fprintf(w, "mean RTT of %d pods%s: %.3f ms, by full scoring %.3f ms: %.3f times\n", q.Samples, q.what, q.MeanRTT, q.FullScoringMeanRTT, q.Ratio)
+	}
+	fmt.Fprintf(w, "mean RTT of all callers in the end: %.3f ms\n", rep.FinalMeanRTT)
 	fmt.Fprintf(w, "narrowed: %v; not placed at once: %d; the fullest node has %d pods\n", rep.Narrowed, rep.NotPlacedAtOnce, rep.FullestNode)
 	for _, s := range rep.Steps {
 		fmt.Fprintf(w, "%10s pods: %5.0f/s %5.0f µs of CPU a pod, %6d MiB live, %.3f times\n", thousands(s.Pods), s.PodsPerSecond, s.CPUMicrosPerPod, s.LiveMiB, s.Ratio)
@@ -351,14 +382,6 @@ func (rep *report) print(w io.Writer) {
 	for _, s := range rep.Where {
 		fmt.Fprintf(w, "%8.1f  %s\n", s.MicrosPerPod, s.What)
 	}
-}
-
-func mean(values []float64) float64 {
-	sum := 0.0
-	for _, v := range values {
-		sum += v
-	}
-	return sum / float64(max(len(values), 1))
 }
 
 // cpuTime is what the process used, in user and kernel mode.
