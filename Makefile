@@ -276,7 +276,7 @@ chaos: tools build bin/prometheus ## scheduling while Prometheus fails in every 
 
 # Each run is a process of its own with an API server in it; etcd is found through FOGSCHED_BIN.
 .PHONY: perf
-perf: bin/etcd ## what placement by latency costs the scheduler, beside the stock profile and its peers (RUNS=n NODES=n PODS=n, FULL=1): test/perf/README.md
+perf: bin/etcd ## what placement by latency costs the scheduler, beside the stock profile and its peers (RUNS=n NODES=n PODS=n, FULL=1; about 20 min): test/perf/README.md
 	@echo "compiling the tests (the first time about 3 min) …"
 	RUNS='$(RUNS)' NODES='$(NODES)' PODS='$(PODS)' CASES='$(CASES)' FULL='$(FULL)' PROFILE='$(PROFILE)' \
 		go test -tags perf -vet=off -count=1 -timeout 6h -v -run '^Test' ./test/perf

@@ -8,17 +8,16 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"syscall"
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	kruntime "k8s.io/apimachinery/pkg/runtime"
@@ -156,6 +155,16 @@ func serveJSON(tb testing.TB, mux *http.ServeMux, path string, object any) {
 // leaves. With every, nodes that Filter rejects are scored as well.
 func (b *boutiqueBed) place(tb testing.TB, plugin fwk.Plugin, pod *v1.Pod, every bool) fwk.NodeScoreList {
 	ctx, state := tb.Context(), framework.NewCycleState()
+	scores := b.score(tb, plugin, state, pod, every)
+	if status := plugin.(fwk.ScorePlugin).ScoreExtensions().NormalizeScore(ctx, state, pod, scores); !status.IsSuccess() {
+		tb.Fatalf("NormalizeScore of %s: %v", plugin.Name(), status)
+	}
+	return scores
+}
+
+// score is place without NormalizeScore.
+func (b *boutiqueBed) score(tb testing.TB, plugin fwk.Plugin, state fwk.CycleState, pod *v1.Pod, every bool) fwk.NodeScoreList {
+	ctx := tb.Context()
 	result, status := plugin.(fwk.PreFilterPlugin).PreFilter(ctx, state, pod, b.infos)
 	if !status.IsSuccess() && !status.IsSkip() {
 		tb.Fatalf("PreFilter of %s: %v", plugin.Name(), status)
@@ -194,9 +203,6 @@ func (b *boutiqueBed) place(tb testing.TB, plugin fwk.Plugin, pod *v1.Pod, every
 			tb.Fatalf("Score of %s: %v", plugin.Name(), status)
 		}
 		scores[i] = fwk.NodeScore{Name: info.Node().Name, Score: s}
-	}
-	if status := score.ScoreExtensions().NormalizeScore(ctx, state, pod, scores); !status.IsSuccess() {
-		tb.Fatalf("NormalizeScore of %s: %v", plugin.Name(), status)
 	}
 	return scores
 }
@@ -284,27 +290,38 @@ func TestNetworkOverhead(t *testing.T) {
 	r.judge(t)
 }
 
-// checkAgreement fails unless the plugins mean the same: what one ranks best, so does the other.
+// checkAgreement fails unless the plugins mean the same: NetworkOverhead's cost of a node is the sum of the RTTs in ms, NodeLatency's their mean in
+// ns. On one node NetworkOverhead has 0, where NodeLatency has a little. Narrowed, NodeLatency has the same costs for the nodes that are left,
+// and leaves the best.
 func (b *boutiqueBed) checkAgreement(t *testing.T, pod *v1.Pod) {
 	t.Helper()
-	best := func(scores fwk.NodeScoreList) []string {
-		var names []string
-		for _, s := range scores {
-			if s.Score == fwk.MaxNodeScore {
-				names = append(names, s.Name)
-			}
+	sums := func(plugin fwk.Plugin, unit float64) (map[string]float64, float64) {
+		costs, least := map[string]float64{}, math.Inf(1)
+		for _, s := range b.score(t, plugin, framework.NewCycleState(), pod, true) {
+			costs[s.Name] = float64(s.Score) * unit
+			least = min(least, costs[s.Name])
 		}
-		slices.Sort(names)
-		return names
+		return costs, least
 	}
-	theirs, ours := best(b.place(t, b.theirs, pod, true)), best(b.place(t, b.ours, pod, true))
-	if diff := cmp.Diff(theirs, ours); diff != "" || len(ours) == 0 {
-		t.Fatalf("the best nodes (-NetworkOverhead +NodeLatency):\n%s", diff)
+	perDependency := float64(len(frontendCalls)) / float64(time.Millisecond)
+	theirs, _ := sums(b.theirs, 1)
+	ours, best := sums(b.ours, perDependency)
+	narrowed, bestNarrowed := sums(b.narrowed, perDependency)
+	if len(theirs) != len(b.infos) || len(ours) != len(b.infos) || len(narrowed) == 0 {
+		t.Fatalf("%d nodes: NetworkOverhead has costs of %d, NodeLatency of %d, narrowed of %d", len(b.infos), len(theirs), len(ours), len(narrowed))
 	}
-	for _, name := range best(b.place(t, b.narrowed, pod, true)) {
-		if !slices.Contains(ours, name) {
-			t.Errorf("narrowed, %s is among the best nodes; of all nodes it is not", name)
+	for name, cost := range ours {
+		if math.Abs(cost-theirs[name]) > costInZone {
+			t.Fatalf("%s costs NodeLatency %.2f ms, NetworkOverhead %.0f: they do not mean the same", name, cost, theirs[name])
 		}
+	}
+	for name, cost := range narrowed {
+		if cost != ours[name] {
+			t.Errorf("%s costs %.2f ms, narrowed %.2f", name, ours[name], cost)
+		}
+	}
+	if bestNarrowed != best {
+		t.Errorf("the best node costs %.2f ms, narrowed %.2f", best, bestNarrowed)
 	}
 }
 
