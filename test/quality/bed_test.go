@@ -165,11 +165,18 @@ func newBedWith(t *testing.T, list v1alpha1.NodeLatencyList, nodes, pairs int, l
 	// What is bad must have had its chance to do harm before the first placement.
 	<-broken.done
 	deadline := time.Now().Add(time.Minute)
-	for gauge(t, metrics.MeasuredPairs) < float64(pairs) || gauge(t, metrics.Pairs) != float64(nodes*(nodes-1)/2) {
-		if time.Now().After(deadline) {
-			t.Fatalf("%v of %d pairs are in the snapshot after a minute", gauge(t, metrics.MeasuredPairs), pairs)
+	for have, since := 0.0, time.Now(); ; time.Sleep(50 * time.Millisecond) {
+		if now := gauge(t, metrics.MeasuredPairs); now != have {
+			have, since = now, time.Now()
 		}
-		time.Sleep(50 * time.Millisecond)
+		// The store does not believe everything: a few pairs may never come.
+		all := have >= float64(pairs) || have >= 0.97*float64(pairs) && time.Since(since) > 3*time.Second
+		if all && gauge(t, metrics.Pairs) == float64(nodes*(nodes-1)/2) {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%v of %d pairs are in the snapshot after a minute", have, pairs)
+		}
 	}
 	time.Sleep(500 * time.Millisecond) // above what the store gathers changes for
 	return b
