@@ -239,7 +239,8 @@ func (b *bed) waitForPolicies(t *testing.T) {
 	deadline := time.Now().Add(time.Minute)
 	for _, a := range applications {
 		for k := 1; k < len(a.services); k++ {
-			for alike := true; alike; {
+			for alike, shift := true, 0; alike; shift += len(a.services) { // of some nodes too little may be known
+				on := func(i int) string { return nodeName((i + shift) % len(nodes)) }
 				var pods []*v1.Pod
 				for other := range a.services {
 					if other != k {
@@ -247,14 +248,14 @@ func (b *bed) waitForPolicies(t *testing.T) {
 					}
 				}
 				for i, pod := range pods {
-					if status := f.RunReservePluginsReserve(t.Context(), framework.NewCycleState(), pod, nodeName(i)); !status.IsSuccess() {
+					if status := f.RunReservePluginsReserve(t.Context(), framework.NewCycleState(), pod, on(i)); !status.IsSuccess() {
 						t.Fatalf("Reserve of %s: %v", pod.Name, status)
 					}
 				}
 				scores := b.scores(t, latencyOnly, framework.NewCycleState(), a.pod(k, latencyOnly, "new"), nodes)
 				alike = !slices.ContainsFunc(scores, func(s fwk.NodePluginScores) bool { return s.TotalScore != scores[0].TotalScore })
 				for i, pod := range pods {
-					f.RunReservePluginsUnreserve(t.Context(), framework.NewCycleState(), pod, nodeName(i))
+					f.RunReservePluginsUnreserve(t.Context(), framework.NewCycleState(), pod, on(i))
 				}
 				if alike && time.Now().After(deadline) {
 					t.Fatalf("after a minute all nodes are alike for %s", a.service(k))

@@ -12,10 +12,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-logr/logr"
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/klog/v2"
 	"k8s.io/kubernetes/pkg/scheduler/apis/config"
 	"k8s.io/kubernetes/pkg/scheduler/apis/config/scheme"
 	"k8s.io/kubernetes/pkg/scheduler/framework"
@@ -189,7 +189,7 @@ func (c *rivals) placeApplications(t *testing.T, b *bed, policy string, withStoc
 func (c *rivals) placeByOverhead(t *testing.T, policy string, count int) {
 	zones := newZoneTable(c.in.measured, count, rand.New(rand.NewPCG(13, uint64(count))))
 	profile := overheadProfile(t)
-	ctrllog.SetLogger(klog.Background()) // else it complains that nobody did
+	ctrllog.SetLogger(logr.Discard()) // else it complains that nobody did
 	b := newBedWith(t, nodeLatencies(nil), len(c.in.measured), 0, c.load, nil, extra{
 		plugins:  frameworkruntime.Registry{networkoverhead.Name: networkoverhead.New},
 		profiles: []config.KubeSchedulerProfile{profile},
