@@ -30,6 +30,8 @@ const (
 	cycle     = "scheduling cycle"
 	warmPods  = 200
 	full15000 = 15000
+	// The bars are about this many nodes.
+	judgedNodes = 5000
 	// Fewer are through before the second sample.
 	fewestPods = 250
 
@@ -166,6 +168,9 @@ func compare(r *report, nodes int, results map[string][]result) {
 						ratios = append(ratios, of(a, b))
 					}
 				}
+			}
+			if nodes != judgedNodes {
+				bar = 0
 			}
 			if len(ratios) > 0 {
 				r.set(fmt.Sprintf("%s, %d nodes", name, nodes), other, metric, bar, ratios)
