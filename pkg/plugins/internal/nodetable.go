@@ -22,9 +22,15 @@ type nodeSlot struct {
 	value   int64
 }
 
+// roomy is up to how many candidates a table has more slots than it needs.
+const roomy = 512
+
 // NewNodeTable returns a table for n candidates at most.
 func NewNodeTable(n int) NodeTable {
 	size := bits.Len(uint(2 * n))
+	if n <= roomy {
+		size++ // fewer of them collide, and it still fits into the nearest caches
+	}
 	return NodeTable{slots: make([]nodeSlot, 1<<size), shift: uint8(64 - size)}
 }
 

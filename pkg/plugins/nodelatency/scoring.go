@@ -116,11 +116,14 @@ func (p *NodeLatency) Score(ctx context.Context, cycle fwk.CycleState, _ *v1.Pod
 		if cost := s.table.Peek(nodeInfo); cost > 0 {
 			return cost, nil
 		}
+		if cost, ok := s.table.Get(nodeInfo); ok && cost > 0 {
+			return cost, nil
+		}
 	}
 	return p.scoreByName(ctx, cycle, nodeInfo), nil
 }
 
-// scoreByName is Score for a NodeInfo that is not where it is looked for first, or a cycle that another one overtook.
+// scoreByName is Score for a NodeInfo that PreScore was not given, or a cycle that another one overtook.
 func (p *NodeLatency) scoreByName(ctx context.Context, cycle fwk.CycleState, nodeInfo fwk.NodeInfo) int64 {
 	defer p.guard.Recover(ctx, "Score", nil)
 	s := p.read(cycle)
