@@ -162,7 +162,7 @@ func TestQualityNarrow(t *testing.T) {
 	if err := sched.WaitForHandlersSync(ctx); err != nil {
 		t.Fatal(err)
 	}
-	// All profiles but one have data of their own.
+	// The profiles share their data.
 	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(100 * time.Millisecond) {
 		if gauge(t, metrics.MeasuredPairs) > 0.9*float64(pairs)/2 && gauge(t, metrics.Pairs) == narrowNodes*(narrowNodes-1)/2 {
 			break
@@ -171,7 +171,6 @@ func TestQualityNarrow(t *testing.T) {
 			t.Fatalf("%v of some %d pairs are in the snapshot", gauge(t, metrics.MeasuredPairs), pairs/2)
 		}
 	}
-	time.Sleep(2 * time.Second) // the other engine builds its snapshot, too
 
 	type result struct {
 		millis []float64
