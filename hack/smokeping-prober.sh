@@ -8,13 +8,20 @@ set -euo pipefail
 out=$(realpath -m "${1:?usage: $0 FILE}")
 package=prometheus-smokeping-prober
 
+tmp=$(mktemp -d)
+trap 'rm -rf "$tmp"' EXIT
+
+# Where there is no Debian, its module in the same version, if the proxy has it.
 if ! command -v apt-get >/dev/null || ! command -v dpkg-deb >/dev/null; then
-  echo "smokeping_prober comes from Debian's package here; elsewhere put the program (0.6 or newer) into $out" >&2
+  if GOBIN=$tmp go install github.com/superq/smokeping_prober@v0.6.1 >"$tmp/log" 2>&1; then
+    install -m 755 "$tmp/smokeping_prober" "$out"
+    exit 0
+  fi
+  cat "$tmp/log" >&2
+  echo "cannot build smokeping_prober from its module; put the program (0.6 or newer) into $out" >&2
   exit 1
 fi
 
-tmp=$(mktemp -d)
-trap 'rm -rf "$tmp"' EXIT
 chmod 755 "$tmp"
 cd "$tmp"
 
