@@ -42,8 +42,9 @@ func TestClientLimit(t *testing.T) {
 		node    int32
 		want    Verdict
 	}{
-		"no servers: nothing to exceed":                            {Any, nil, 0, Kept},
-		"no servers, and a node that the snapshot does not know":   {Any, nil, -1, Kept},
+		"no servers: nothing to exceed":                          {Any, nil, 0, Kept},
+		"no servers, and a node that the snapshot does not know": {Any, nil, -1, Kept},
+
 		"Any: all within":                                          {Any, []Target{lane(5, m(10)), lane(6, m(20))}, 0, Kept},
 		"Any: the largest decides":                                 {Any, []Target{lane(5, m(10)), lane(6, m(20.1))}, 0, Exceeded},
 		"Any: the other direction counts as measured":              {Any, []Target{lane(5, r(10)), lane(6, r(21))}, 0, Exceeded},
