@@ -179,7 +179,7 @@ func TestAgentsMeasureTheNetwork(t *testing.T) {
 			"fogsched_probe_newest_sample_timestamp_seconds ",
 			`fogsched_probe_pair_loss_ratio{dest_node_name="edge-02",dest_zone="",source_node_name="edge-01",source_zone=""} 0`,
 			`fogsched_probe_pair_rtt_seconds{dest_node_name="edge-02",dest_zone="",source_node_name="edge-01",source_zone="",statistic="typical"} 0.0`,
-			`fogsched_probe_pair_rtt_seconds{dest_node_name="edge-02",dest_zone="",source_node_name="edge-01",source_zone="",statistic="tail"} 0.`,
+			`fogsched_probe_pair_rtt_seconds{dest_node_name="edge-02",dest_zone="",source_node_name="edge-01",source_zone="",statistic="tail"} 0.0`,
 		},
 	} {
 		response, err := http.Get(server.URL + path)
