@@ -1,0 +1,12 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package app
+
+import (
+	"github.com/spf13/cobra"
+
+	"github.com/fogsched/fogsched/cmd/kubectl-fog/internal/cli"
+)
+
+// commands make the subcommands, in the order of the help.
+var commands = []func(*cli.Options) *cobra.Command{}
