@@ -73,6 +73,24 @@ var (
 		Help: "Unordered pairs of different nodes with a current measurement in at least one direction.",
 	})
 
+	// Nodes is the number of nodes.
+	Nodes = prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "fogsched_store_nodes",
+		Help: "Nodes of the cluster, as the snapshot knows them.",
+	})
+
+	// MeasuredNodes is how many of Nodes something was measured of.
+	MeasuredNodes = prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "fogsched_store_measured_nodes",
+		Help: "Nodes with a current measurement to or from at least one other node.",
+	})
+
+	// Policies is how many policies there are, by whether their limits hold.
+	Policies = prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "fogsched_nodelatency_policies",
+		Help: "LatencyPolicies by the reason of their condition LimitsKept. Absent where the LatencyPolicy CRD is not installed.",
+	}, []string{"limits"})
+
 	// InterestNodes is how many nodes the probers are asked to measure from everywhere.
 	InterestNodes = prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "fogsched_nodelatency_interest_nodes",
@@ -149,6 +167,9 @@ var (
 	once sync.Once
 )
 
+// results are the values of the label result of Decisions and NodeMetricsDecisions.
+var results = []string{"scored", "no_data"}
+
 // Register hands every metric to register, once in the life of the process.
 func Register(register func(...prometheus.Collector)) {
 	once.Do(func() {
@@ -158,9 +179,25 @@ func Register(register func(...prometheus.Collector)) {
 		for _, r := range latency.CoordinateReasons() {
 			CoordinatesRejected.WithLabelValues("nodelatency", string(r))
 		}
+		// What is counted only when something goes wrong is 0 until then: the first one would be no increase if its series began with it.
+		for _, r := range results {
+			Decisions.WithLabelValues(r)
+		}
+		for _, k := range []string{"LatencyPolicy", "annotation"} {
+			BadIntents.WithLabelValues(k)
+		}
+		for _, r := range []string{"narrowed", "widened", "no_room"} {
+			Narrowed.WithLabelValues(r)
+		}
+		for _, r := range []string{"undefined", "unknown"} {
+			DemandsUnused.WithLabelValues(r)
+		}
+		Panics.WithLabelValues("NodeLatency", "store")
+		Panics.WithLabelValues("prometheus", "latencies")
+		Panics.WithLabelValues("prometheus", "query")
 		register(append(nodeMetrics(),
-			SamplesRejected, SamplesAccepted, CoordinatesRejected, Coordinates, DisputedPairs, DistrustedNodes, SnapshotTimestamp, NewestSampleTimestamp, Pairs, MeasuredPairs,
-			InterestNodes, Decisions, LimitsBroken, BadIntents, Narrowed, DemandsUnused, Woken, Panics,
+			SamplesRejected, SamplesAccepted, CoordinatesRejected, Coordinates, DisputedPairs, DistrustedNodes, SnapshotTimestamp, NewestSampleTimestamp, Nodes, MeasuredNodes, Pairs, MeasuredPairs,
+			Policies, InterestNodes, Decisions, LimitsBroken, BadIntents, Narrowed, DemandsUnused, Woken, Panics,
 			PrometheusQueries, PrometheusQueryDuration, PrometheusQueryTimestamp, PrometheusSeries)...)
 	})
 }

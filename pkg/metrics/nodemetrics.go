@@ -44,6 +44,9 @@ var (
 
 // nodeMetrics are the metrics of the plugin NodeMetrics.
 func nodeMetrics() []prometheus.Collector {
+	for _, r := range results {
+		NodeMetricsDecisions.WithLabelValues(r)
+	}
 	return []prometheus.Collector{
 		NodeMetricsKnownNodes, NodeMetricsNewestSample, NodeMetricsUnseenPods, NodeMetricsDecisions, NodeMetricsLimitsBroken, NodeMetricsWoken,
 	}

@@ -215,6 +215,8 @@ func (b *building) count(logger klog.Logger, v *latency.Verdict) {
 func (s *Store) publish(logger klog.Logger, next *latency.Snapshot, b *building, v *latency.Verdict, now time.Time) {
 	measured, pairs := next.Coverage()
 	metrics.SnapshotTimestamp.Set(unix(now))
+	metrics.Nodes.Set(float64(next.Len()))
+	metrics.MeasuredNodes.Set(float64(measuredNodes(v.Believed.Edges)))
 	metrics.Pairs.Set(float64(pairs))
 	metrics.MeasuredPairs.Set(float64(measured))
 	metrics.NewestSampleTimestamp.Set(unix(b.newest))
@@ -242,6 +244,25 @@ func (s *Store) publish(logger klog.Logger, next *latency.Snapshot, b *building,
 	for _, f := range s.subscribe {
 		f(next)
 	}
+}
+
+// measuredNodes returns how many nodes have a measurement at either end.
+func measuredNodes(edges [][]latency.Edge) (n int) {
+	seen := make([]bool, len(edges))
+	mark := func(i int32) {
+		if !seen[i] {
+			seen[i], n = true, n+1
+		}
+	}
+	for from := range edges {
+		for i := range edges[from] {
+			if e := &edges[from][i]; e.Measured() {
+				mark(int32(from))
+				mark(e.To)
+			}
+		}
+	}
+	return n
 }
 
 // unix returns a time in Unix seconds, 0 for none.

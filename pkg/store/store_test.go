@@ -461,9 +461,11 @@ func TestMetrics(t *testing.T) {
 		got := map[string]float64{
 			"pairs":    testutil.ToFloat64(metrics.Pairs),
 			"measured": testutil.ToFloat64(metrics.MeasuredPairs),
+			"nodes":    testutil.ToFloat64(metrics.Nodes),
+			"of them":  testutil.ToFloat64(metrics.MeasuredNodes),
 			"age":      math.Round(float64(time.Now().UnixNano())/1e9 - testutil.ToFloat64(metrics.NewestSampleTimestamp)),
 		}
-		if diff := cmp.Diff(map[string]float64{"pairs": 6, "measured": 2, "age": 60}, got); diff != "" {
+		if diff := cmp.Diff(map[string]float64{"pairs": 6, "measured": 2, "nodes": 4, "of them": 3, "age": 60}, got); diff != "" {
 			t.Errorf("metrics (-want +got):\n%s", diff)
 		}
 		built := testutil.ToFloat64(metrics.SnapshotTimestamp)

@@ -21,7 +21,18 @@ type Guard struct {
 }
 
 // NewGuard returns the guard of a plugin.
-func NewGuard(plugin string) *Guard { return &Guard{plugin: plugin} }
+func NewGuard(plugin string) *Guard {
+	// The first panic is an increase only of a series that was there before.
+	for _, p := range extensionPoints {
+		metrics.Panics.WithLabelValues(plugin, p)
+	}
+	return &Guard{plugin: plugin}
+}
+
+// extensionPoints are those of a scheduling cycle.
+var extensionPoints = []string{
+	"SignPod", "PreFilter", "Filter", "PostFilter", "PreScore", "Score", "NormalizeScore", "Reserve", "Unreserve", "Bind", "PostBind",
+}
 
 // Recover ends a panic. failOpen, which may be nil, sets the results of the extension point.
 func (g *Guard) Recover(ctx context.Context, extensionPoint string, failOpen func()) {

@@ -79,6 +79,9 @@ func TestNormalizeCostsStaysInRange(t *testing.T) {
 func TestGuard(t *testing.T) {
 	_, ctx := ktesting.NewTestContext(t)
 	g := NewGuard("Test")
+	if got := testutil.CollectAndCount(metrics.Panics); got < len(extensionPoints) {
+		t.Errorf("%d extension points are counted from 0, want %d", got, len(extensionPoints))
+	}
 	counter := metrics.Panics.WithLabelValues("Test", "Point")
 	point := func(fail bool) (result string) {
 		result = "as nothing was"

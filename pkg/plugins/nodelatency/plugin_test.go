@@ -654,6 +654,42 @@ func TestComputeStatus(t *testing.T) {
 	}
 }
 
+func TestPoliciesAreCountedByWhetherTheirLimitsHold(t *testing.T) {
+	f := newFixture(t, line())
+	f.plugin.engine.index.SetService(makeService("redis", "redis"))
+	f.place("redis", "a")
+	limited := `{"dependencies":[{"service":"redis","limit":"20ms"}]}`
+	f.policy("near", "near", limited)
+	f.place("near", "b")
+	f.policy("far", "far", limited)
+	f.place("far", "c")
+	f.policy("bad", "bad", `{"dependencies":[{"nodes":{"matchLabels":{"name":"a"}},"weight":0}]}`)
+	e := f.plugin.engine
+	for _, p := range e.catalog.allPolicies() { // so that there is nothing to write
+		st := computeStatus(p, e.store.Snapshot(), nil)
+		p.status = &st
+	}
+	w := &statusWriter{engine: e}
+	w.tick(t.Context())
+	counts := func() map[string]float64 {
+		got := map[string]float64{}
+		for _, r := range limitReasons {
+			got[r] = testutil.ToFloat64(metrics.Policies.WithLabelValues(r))
+		}
+		return got
+	}
+	want := map[string]float64{"Kept": 1, "Broken": 1, "Invalid": 1, "Unmeasured": 0, "NoTargets": 0, "NoLimits": 0, "NoPods": 0}
+	if diff := cmp.Diff(want, counts()); diff != "" {
+		t.Errorf("policies (-want +got):\n%s", diff)
+	}
+	e.catalog.deletePolicy(nn("default", "far"))
+	w.tick(t.Context())
+	want["Broken"] = 0
+	if diff := cmp.Diff(want, counts()); diff != "" {
+		t.Errorf("policies after one was deleted (-want +got):\n%s", diff)
+	}
+}
+
 func TestInvalidPolicy(t *testing.T) {
 	f := newFixture(t, line())
 	f.policy("web", "web", `{"dependencies":[{"nodes":{"matchLabels":{"name":"a"}},"weight":0}]}`)

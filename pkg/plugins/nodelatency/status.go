@@ -21,6 +21,7 @@ import (
 	"github.com/fogsched/fogsched/pkg/index"
 	"github.com/fogsched/fogsched/pkg/intent"
 	"github.com/fogsched/fogsched/pkg/latency"
+	"github.com/fogsched/fogsched/pkg/metrics"
 	"github.com/fogsched/fogsched/pkg/placement"
 )
 
@@ -66,21 +67,32 @@ func (w *statusWriter) tick(ctx context.Context) {
 		return
 	}
 	done := true
+	held := map[string]int{}
 	for key, p := range e.catalog.allPolicies() {
+		now := computeStatus(p, snap, e.demands)
+		held[now.Conditions[0].Reason]++
 		ctx, cancel := context.WithTimeout(ctx, statusInterval)
-		if err := w.write(ctx, key, p, snap); err != nil {
+		if err := w.write(ctx, key, p, now); err != nil {
 			done = false
 			klog.FromContext(ctx).V(2).Info("Could not write the status of a LatencyPolicy; will try again", "policy", key, "err", err)
 		}
 		cancel()
+	}
+	for _, reason := range limitReasons {
+		metrics.Policies.WithLabelValues(reason).Set(float64(held[reason]))
 	}
 	if done {
 		w.catalogGeneration, w.indexGeneration, w.snap = catalog, idx, snap
 	}
 }
 
-func (w *statusWriter) write(ctx context.Context, key types.NamespacedName, p *policy, snap *latency.Snapshot) error {
-	now := computeStatus(p, snap, w.engine.demands)
+// limitReasons are the reasons of the condition LimitsKept.
+var limitReasons = []string{
+	v1alpha1.ReasonKept, v1alpha1.ReasonBroken, v1alpha1.ReasonUnmeasured, v1alpha1.ReasonNoTargets, v1alpha1.ReasonNoLimits,
+	v1alpha1.ReasonNoPods, v1alpha1.ReasonInvalid,
+}
+
+func (w *statusWriter) write(ctx context.Context, key types.NamespacedName, p *policy, now v1alpha1.LatencyPolicyStatus) error {
 	p.statusMu.Lock()
 	known := p.status
 	p.statusMu.Unlock()
@@ -154,7 +166,7 @@ func moved(old, now *metav1.Duration) bool {
 	return d > statusNoise && float64(d) > statusNoiseShare*float64(old.Duration)
 }
 
-// computeStatus says what holds of a policy.
+// computeStatus says what holds of a policy. The first condition is LimitsKept.
 func computeStatus(p *policy, snap *latency.Snapshot, d *demands) v1alpha1.LatencyPolicyStatus {
 	st := v1alpha1.LatencyPolicyStatus{ObservedGeneration: p.generation}
 	condition := metav1.Condition{Type: v1alpha1.ConditionLimitsKept, Status: metav1.ConditionUnknown, ObservedGeneration: p.generation}

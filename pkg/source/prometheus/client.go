@@ -128,6 +128,7 @@ func (c *Client) Query(ctx context.Context, name, promql string) (model.Vector, 
 	if err != nil && ctx.Err() != nil && context.Cause(ctx) == errTimeout { //nolint:errorlint // the very one
 		err = fmt.Errorf("no whole answer within %s: %w", c.timeout, errTimeout)
 	}
+	metrics.PrometheusQueries.WithLabelValues(name, string(resultOf(nil))) // a query that never succeeds has 0 of these, not none
 	metrics.PrometheusQueries.WithLabelValues(name, string(resultOf(err))).Inc()
 	metrics.PrometheusQueryDuration.WithLabelValues(name).Observe(time.Since(start).Seconds())
 	if err != nil {
