@@ -110,7 +110,7 @@ UNIT = $$(go list -f '{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}}{{end}}
 
 # The vet compiles on all cores; the tests then run one package at a time, because some of them measure time.
 .PHONY: test-integration
-test-integration: tools build $(PROMETHEUS_PROGRAMS) ## integration tests on a real API server
+test-integration: tools build bin/helm $(PROMETHEUS_PROGRAMS) ## integration tests on a real API server
 	@echo "compiling the integration tests (the first time about 2 min) …"
 	@go vet $(INTEGRATION)
 	go test -vet=off -p 1 -count=1 -timeout 20m $(INTEGRATION)
@@ -132,6 +132,7 @@ lint_module := hack/tools/lint/go.mod hack/tools/lint/go.sum
 bench_module := hack/tools/bench/go.mod hack/tools/bench/go.sum
 codegen_module := hack/tools/codegen/go.mod hack/tools/codegen/go.sum
 prometheus_module := hack/tools/prometheus/go.mod hack/tools/prometheus/go.sum
+helm_module := hack/tools/helm/go.mod hack/tools/helm/go.sum
 
 # $(1) module folder, $(2) package, $(3) time, $(4) linker flags, $(5) build tags
 define build_tool
@@ -166,6 +167,9 @@ bin/controller-gen: $(codegen_module)
 
 bin/gofumpt: $(codegen_module)
 	$(call build_tool,codegen,mvdan.cc/gofumpt,10 s)
+
+bin/helm: $(helm_module)
+	$(call build_tool,helm,helm.sh/helm/v4/cmd/helm,3 min,-s -w -X helm.sh/helm/v4/internal/version.version='"$$(go list -m -f '{{.Version}}' helm.sh/helm/v4)"')
 
 # Prometheus without its discovery of targets in clouds and clusters, with which it would take twice as long to build; targets
 # come from the configuration, from files or by HTTP. Its pages are not in the module, so it has no user interface.
