@@ -203,6 +203,9 @@ func list[L runtime.Object, T any](ctx context.Context, to *[]*T, ask func(conte
 var ErrNoCRDs = errors.New("the CRDs of fogsched.dev are not installed in this cluster: install fogsched (kubectl apply --server-side -k " +
 	"manifests/overlays/second-scheduler), or ask `kubectl fog doctor`")
 
+// ErrUnauthorized is the error of credentials that the API server does not know.
+var ErrUnauthorized = errors.New("the API server does not know these credentials: log in again, or choose another --context")
+
 // PermissionError says which permission is missing.
 type PermissionError struct {
 	Verb     string
@@ -240,7 +243,7 @@ func Explain(err error) error {
 	case clientcmd.IsEmptyConfig(err):
 		return errors.New("no cluster is configured: set --kubeconfig, KUBECONFIG or --context (kubectl config get-contexts lists them)")
 	case apierrors.IsUnauthorized(err):
-		return errors.New("the API server does not know these credentials: log in again, or choose another --context")
+		return ErrUnauthorized
 	case errors.As(err, &dns), errors.As(err, &u) && strings.Contains(err.Error(), "connect"):
 		return fmt.Errorf("the API server cannot be reached: %w; check --context and the network", err)
 	}
@@ -257,6 +260,12 @@ func quiet() {
 // Network builds the snapshot that the scheduler would have of the nodes and of what the probers published: the same checks, and the same
 // judgement of who is believed.
 func (c *Cluster) Network(ctx context.Context) *latency.Snapshot {
+	s, _ := c.Judged(ctx)
+	return s
+}
+
+// Judged is Network, and what of it is not believed, by the names of the nodes.
+func (c *Cluster) Judged(ctx context.Context) (*latency.Snapshot, map[string]store.Doubt) {
 	s := store.New(store.DefaultMaxAge, nil)
 	for _, n := range c.Nodes {
 		s.SetNode(n.Name, LocationOf(n), n.Annotations[v1alpha1.PositionAnnotation])
@@ -265,7 +274,7 @@ func (c *Cluster) Network(ctx context.Context) *latency.Snapshot {
 		s.Take("nodelatency", nl.Name, nodelatency.ReportOf(nl), c.ReadAt)
 	}
 	s.Build(klog.NewContext(ctx, klog.Logger{}), c.ReadAt)
-	return s.Snapshot()
+	return s.Snapshot(), s.Doubts()
 }
 
 // LocationOf returns a node's zone and region.

@@ -26,6 +26,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 
@@ -33,7 +34,7 @@ import (
 	"github.com/fogsched/fogsched/pkg/apis/fogsched/v1alpha1"
 )
 
-// Server is as much of an API server as reading takes: it lists and gets the objects of a test. Real ones are under test/.
+// Server is as much of an API server as reading takes: it lists, gets and watches the objects of a test. Real ones are under test/.
 type Server struct {
 	*httptest.Server
 
@@ -44,8 +45,15 @@ type Server struct {
 	// Handle, where not nil, answers first; false leaves a request to the server.
 	Handle func(w http.ResponseWriter, r *http.Request) bool
 
-	mu      sync.Mutex
-	objects map[schema.GroupVersionResource][]runtime.Object
+	mu       sync.Mutex
+	objects  map[schema.GroupVersionResource][]runtime.Object
+	watchers map[chan event]schema.GroupVersionResource
+}
+
+// event is what a watch tells.
+type event struct {
+	Type   watch.EventType `json:"type"`
+	Object runtime.Object  `json:"object"`
 }
 
 var scheme = func() *runtime.Scheme {
@@ -62,10 +70,13 @@ var scheme = func() *runtime.Scheme {
 // NewServer serves objects until the test ends.
 func NewServer(t testing.TB, objects ...runtime.Object) *Server {
 	t.Helper()
-	s := &Server{objects: map[schema.GroupVersionResource][]runtime.Object{}}
+	s := &Server{objects: map[schema.GroupVersionResource][]runtime.Object{}, watchers: map[chan event]schema.GroupVersionResource{}}
 	s.Add(t, objects...)
 	s.Server = httptest.NewServer(s)
-	t.Cleanup(s.Close)
+	t.Cleanup(func() {
+		s.CloseClientConnections() // watches end with their clients
+		s.Close()
+	})
 	return s
 }
 
@@ -83,6 +94,66 @@ func (s *Server) Add(t testing.TB, objects ...runtime.Object) {
 		o.GetObjectKind().SetGroupVersionKind(gvks[0])
 		gvr, _ := meta.UnsafeGuessKindToResource(gvks[0])
 		s.objects[gvr] = append(s.objects[gvr], o)
+		s.tell(gvr, event{watch.Added, o})
+	}
+}
+
+// Change has the server serve other objects in place of those of the same name.
+func (s *Server) Change(t testing.TB, objects ...runtime.Object) {
+	t.Helper()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, o := range objects {
+		gvks, _, err := scheme.ObjectKinds(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		o = o.DeepCopyObject()
+		o.GetObjectKind().SetGroupVersionKind(gvks[0])
+		gvr, _ := meta.UnsafeGuessKindToResource(gvks[0])
+		m, err := meta.Accessor(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, old := range s.objects[gvr] {
+			if om, err := meta.Accessor(old); err == nil && om.GetName() == m.GetName() && om.GetNamespace() == m.GetNamespace() {
+				s.objects[gvr][i] = o
+				s.tell(gvr, event{watch.Modified, o})
+			}
+		}
+	}
+}
+
+func (s *Server) tell(gvr schema.GroupVersionResource, e event) {
+	for w, of := range s.watchers {
+		if of == gvr {
+			w <- e
+		}
+	}
+}
+
+// watch tells of what changes from now on until the client has enough.
+func (s *Server) watch(w http.ResponseWriter, r *http.Request, gvr schema.GroupVersionResource) {
+	events := make(chan event, 1000) // more than a test changes
+	s.mu.Lock()
+	s.watchers[events] = gvr
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.watchers, events)
+	}()
+	w.Header().Set("Content-Type", "application/json")
+	flush := http.NewResponseController(w)
+	_ = flush.Flush()
+	for {
+		select {
+		case <-r.Context().Done():
+			return
+		case e := <-events:
+			_ = json.NewEncoder(w).Encode(e)
+			_ = flush.Flush()
+		}
 	}
 }
 
@@ -115,6 +186,10 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if len(parts) > 1 {
 		verb = "get"
 	}
+	watching := r.URL.Query().Get("watch") == "true" || r.URL.Query().Get("watch") == "1"
+	if watching {
+		verb = "watch"
+	}
 	if r.Method != http.MethodGet {
 		s.refuse(w, http.StatusMethodNotAllowed, metav1.StatusReasonMethodNotAllowed, "this server is for reading")
 		return
@@ -124,6 +199,14 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			s.refuse(w, http.StatusForbidden, metav1.StatusReasonForbidden, gvr.Resource+` is forbidden: User "jo" cannot `+verb)
 			return
 		}
+	}
+	if watching {
+		if r.URL.Query().Get("sendInitialEvents") == "true" { // the client lists then
+			s.refuse(w, http.StatusUnprocessableEntity, metav1.StatusReasonInvalid, "sendInitialEvents is not supported")
+			return
+		}
+		s.watch(w, r, gvr)
+		return
 	}
 	selector, err := labels.Parse(r.URL.Query().Get("labelSelector"))
 	if err != nil {
