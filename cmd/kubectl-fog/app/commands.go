@@ -6,7 +6,10 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/fogsched/fogsched/cmd/kubectl-fog/internal/cli"
+	"github.com/fogsched/fogsched/cmd/kubectl-fog/internal/explain"
 )
 
 // commands make the subcommands, in the order of the help.
-var commands = []func(*cli.Options) *cobra.Command{}
+var commands = []func(*cli.Options) *cobra.Command{
+	explain.NewCommand,
+}
