@@ -32,9 +32,7 @@ kube_version = -X k8s.io/component-base/version.gitVersion=$(1) \
 	-X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=35 \
 	-X k8s.io/client-go/pkg/version.gitVersion=$(1)
 KUBE_LDFLAGS := -s -w $(call kube_version,$(KUBE_VERSION))
-# Kubernetes derives its feature gates from this version, so ours stands behind the plus sign.
-LDFLAGS := -s -w $(call kube_version,$(KUBE_VERSION)+fogsched.$(VERSION)) \
-	-X k8s.io/component-base/version.gitCommit=$(COMMIT) -X main.version=$(VERSION)
+LDFLAGS := $(shell hack/release/ldflags.sh '$(VERSION)' '$(COMMIT)')
 
 CONTROL_PLANE := bin/etcd bin/kube-apiserver bin/kube-controller-manager bin/kube-scheduler bin/kwok
 PROMETHEUS_PROGRAMS := bin/prometheus bin/promtool bin/node_exporter bin/blackbox_exporter bin/smokeping_prober
@@ -231,6 +229,36 @@ bin/host-local bin/loopback bin/portmap bin/ptp &: $(kind_module)
 		github.com/containernetworking/plugins/plugins/{ipam/host-local,main/loopback,main/ptp,meta/portmap}
 	@touch bin/{host-local,loopback,portmap,ptp}
 
+##@ Images and releases
+
+sbom_module := hack/tools/sbom/go.mod hack/tools/sbom/go.sum
+krew_module := hack/tools/krew/go.mod hack/tools/krew/go.sum
+
+bin/cyclonedx-gomod: $(sbom_module)
+	$(call build_tool,sbom,github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod,20 s)
+
+bin/krew: $(krew_module)
+	$(call build_tool,krew,sigs.k8s.io/krew/cmd/krew,15 s)
+
+bin/validate-krew-manifest: $(krew_module)
+	$(call build_tool,krew,sigs.k8s.io/krew/cmd/validate-krew-manifest,10 s)
+
+.PHONY: image
+image: bin/cyclonedx-gomod ## images fogsched:dev and fogprobe:dev, in Docker and as archives in out/image (PLATFORMS=list IMAGE_PREFIX= IMAGE_TAG= GO_IMAGE= BASE_IMAGE=): docs/release.md
+	@go build -o bin/image ./hack/image
+	@exec bin/image -sbom-tool bin/cyclonedx-gomod -version '$(VERSION)' -commit '$(COMMIT)' $(if $(IMAGE_TAG),-tag '$(IMAGE_TAG)') $(if $(IMAGE_PREFIX),-prefix '$(IMAGE_PREFIX)') \
+		$(if $(PLATFORMS),-platforms '$(PLATFORMS)') $(if $(GO_IMAGE),-go-image '$(GO_IMAGE)') $(if $(BASE_IMAGE),-base-image '$(BASE_IMAGE)')
+
+.PHONY: test-image
+test-image: bin/cyclonedx-gomod ## what the Dockerfile makes of the programs, for amd64 and arm64, by both of Docker's builders; leaves out/image
+	@echo "compiling the tests …"
+	go test -tags image -count=1 -timeout 30m -v ./test/image
+
+# The images of the end-to-end tests: made when there are none, or when a program's source changed since.
+out/image/fogsched.tar out/image/fogprobe.tar &: Dockerfile .dockerignore go.mod go.sum hack/release/ldflags.sh \
+		$(shell find cmd/fogsched cmd/fogprobe pkg -name '*.go' ! -name '*_test.go')
+	@$(MAKE) --no-print-directory image PLATFORMS= IMAGE_PREFIX= IMAGE_TAG=
+
 ##@ End-to-end tests
 
 .PHONY: e2e-programs
@@ -243,12 +271,12 @@ e2e-programs:
 # A KUBECONFIG of the environment is not asked for: nobody's cluster should be tested in by accident.
 .PHONY: e2e
 ifeq ($(origin KUBECONFIG),command line)
-e2e: e2e-programs ## end-to-end tests on a kind cluster (KEEP=1, RUN=test), or on any (KUBECONFIG=file IMAGES=prefix): docs/e2e.md
+e2e: e2e-programs ## end-to-end tests of the images on a kind cluster (KEEP=1, RUN=test, FROM=binaries: of bin/), or on any (KUBECONFIG=file IMAGES=prefix): docs/e2e.md
 	@cd test/e2e && KUBECONFIG='$(abspath $(KUBECONFIG))' FOGSCHED_E2E_IMAGES='$(IMAGES)' FOGSCHED_E2E_OUT='$(CURDIR)/out/e2e' \
 		exec ../../bin/e2e.test -test.v -test.timeout 30m $(if $(RUN),-test.run '$(RUN)')
 else
-e2e: build e2e-programs $(KIND_PROGRAMS)
-	@exec bin/e2e -out out/e2e $(if $(filter-out 0 false no,$(KEEP)),-keep) $(if $(WORKERS),-workers $(WORKERS)) $(if $(RUN),-run '$(RUN)')
+e2e: $(if $(filter binaries,$(FROM)),build,out/image/fogsched.tar out/image/fogprobe.tar) e2e-programs $(KIND_PROGRAMS)
+	@exec bin/e2e -out out/e2e $(if $(filter binaries,$(FROM)),,-images out/image) $(if $(filter-out 0 false no,$(KEEP)),-keep) $(if $(WORKERS),-workers $(WORKERS)) $(if $(RUN),-run '$(RUN)')
 endif
 
 .PHONY: e2e-down

@@ -25,7 +25,8 @@ import (
 )
 
 const (
-	overlay         = "manifests/overlays/second-scheduler"
+	// overlay has two schedulers, and images that were loaded into the nodes.
+	overlay         = "manifests/overlays/kind"
 	systemNamespace = "fogsched-system"
 	prober          = "fogprobe" // the DaemonSet, and the app.kubernetes.io/name of its pods
 	scheduler       = "fogsched" // the Deployment, the app.kubernetes.io/name of its pods, and the name pods ask for
@@ -33,12 +34,12 @@ const (
 	// oursLabel is on the namespace of an installation that the suite made.
 	oursLabel = "e2e.fogsched.dev/installed"
 
-	imageTag = "e2e"
+	imageTag = "e2e" // of the suite's own images
 	// probeInterval is shorter than that of the shipped DaemonSet, so that the tests see a change sooner. All else is as shipped.
 	probeInterval = 2 * time.Second
 )
 
-// image returns the reference of one of the images that the suite needs.
+// image returns the reference of one of the suite's own images.
 func image(name string) string { return os.Getenv(imagesEnv) + name + ":" + imageTag }
 
 // pullPolicy is Never where the images were loaded into the nodes.
@@ -104,7 +105,7 @@ func apply(ctx context.Context, cfg *envconf.Config, o *unstructured.Unstructure
 	return nil
 }
 
-// product is the shipped overlay with the images of this run and the faster probes.
+// product is the shipped overlay with faster probes, and with the images of a registry where imagesEnv names one.
 func product() ([]*unstructured.Unstructured, error) {
 	manifest, err := cluster.Kustomize(overlay)
 	if err != nil {
@@ -130,8 +131,10 @@ func product() ([]*unstructured.Unstructured, error) {
 			return nil, fmt.Errorf("%s %s has %d containers, want 1 (%w)", o.GetKind(), o.GetName(), len(containers), err)
 		}
 		container := containers[0].(map[string]any)
-		container["image"] = image(o.GetName())
-		container["imagePullPolicy"] = string(pullPolicy())
+		if prefix := os.Getenv(imagesEnv); prefix != "" {
+			container["image"] = prefix + container["image"].(string)
+			container["imagePullPolicy"] = string(pullPolicy())
+		}
 		if o.GetName() == prober {
 			args, _, err := unstructured.NestedSlice(container, "args")
 			if err != nil {
@@ -172,8 +175,9 @@ func installed(ctx context.Context) (amiss string, err error) {
 	if err != nil {
 		return "", err
 	}
-	if s := d.Status; s.ObservedGeneration != d.Generation || s.UpdatedReplicas < 1 || s.Replicas > s.UpdatedReplicas || s.AvailableReplicas < 1 {
-		return fmt.Sprintf("Deployment %s: %d replicas, %d up to date, %d available", scheduler, s.Replicas, s.UpdatedReplicas, s.AvailableReplicas), nil
+	want := *d.Spec.Replicas
+	if s := d.Status; s.ObservedGeneration != d.Generation || s.UpdatedReplicas < want || s.Replicas > s.UpdatedReplicas || s.AvailableReplicas < want {
+		return fmt.Sprintf("Deployment %s: want %d replicas, has %d, %d of them up to date, %d available", scheduler, want, s.Replicas, s.UpdatedReplicas, s.AvailableReplicas), nil
 	}
 	set, err := world.client.AppsV1().DaemonSets(systemNamespace).Get(ctx, prober, metav1.GetOptions{})
 	if err != nil {

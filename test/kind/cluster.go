@@ -618,7 +618,7 @@ func (e *Engine) nodeImage(ctx context.Context, wanted string) (string, error) {
 	if e.has(ctx, publishedNodeImage) {
 		return publishedNodeImage, nil
 	}
-	if !e.Own() && registryAnswers(ctx) {
+	if !e.Own() && RegistryAnswers(ctx) {
 		e.printf("pulling %s (about 1 min)", publishedNodeImage)
 		_, err := e.Docker(ctx, "pull", "--quiet", publishedNodeImage)
 		if err == nil || ctx.Err() != nil {
@@ -661,8 +661,8 @@ func (e *Engine) loadNodeImage(ctx context.Context, archive string) (string, err
 	return tag, err
 }
 
-// registryAnswers asks the registry of kind's own image, for no longer than 3 s.
-func registryAnswers(ctx context.Context) bool {
+// RegistryAnswers asks the registry of kind's own image, for no longer than 3 s.
+func RegistryAnswers(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://registry-1.docker.io/v2/", nil)

@@ -15,9 +15,12 @@ import (
 	"github.com/fogsched/fogsched/test/kind"
 )
 
-const imageTag = ":e2e"
+const (
+	imageTag   = ":e2e" // of the suite's own
+	productTag = ":dev" // what the overlay names
+)
 
-// buildImages writes the archives of all images that the suite needs.
+// buildImages writes the archives of all images that the suite needs, and finds those of the product.
 func (l *lab) buildImages(ctx context.Context) ([]string, error) {
 	folder := filepath.Join(l.out, imagesFolder)
 	if err := os.RemoveAll(folder); err != nil {
@@ -27,8 +30,8 @@ func (l *lab) buildImages(ctx context.Context) ([]string, error) {
 		return nil, err
 	}
 	var archives []string
-	add := func(name string, files map[string]string, entrypoint string) error {
-		archive, err := kind.BuildImage(name+imageTag, files, []string{entrypoint}, kind.InFolder(folder))
+	add := func(name, tag string, files map[string]string, entrypoint string) error {
+		archive, err := kind.BuildImage(name+tag, files, []string{entrypoint}, kind.InFolder(folder))
 		if err != nil {
 			return fmt.Errorf("image %s: %w", name, err)
 		}
@@ -36,13 +39,21 @@ func (l *lab) buildImages(ctx context.Context) ([]string, error) {
 		archives = append(archives, named)
 		return os.Rename(archive, named)
 	}
-	for _, name := range []string{"fogsched", "fogprobe", "bulletinboard", "boardclient"} {
+	for name, tag := range map[string]string{"fogsched": productTag, "fogprobe": productTag, "bulletinboard": imageTag, "boardclient": imageTag} {
+		if tag == productTag && l.images != "" {
+			archive := filepath.Join(l.images, name+".tar")
+			if _, err := os.Stat(archive); err != nil {
+				return nil, fmt.Errorf("image %s: run `make image`: %w", name, err)
+			}
+			archives = append(archives, archive)
+			continue
+		}
 		program, err := sibling(name)
 		if err != nil {
 			return nil, err
 		}
 		// As in the Dockerfile.
-		if err := add(name, map[string]string{"/program": program}, "/program"); err != nil {
+		if err := add(name, tag, map[string]string{"/program": program}, "/program"); err != nil {
 			return nil, err
 		}
 	}
@@ -50,7 +61,7 @@ func (l *lab) buildImages(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("image redis: %w", err)
 	}
-	return archives, add("redis", files, "/redis-server")
+	return archives, add("redis", imageTag, files, "/redis-server")
 }
 
 // redis returns the files of this machine's redis-server, as paths in a container. Debian's package redis-tools has the program and

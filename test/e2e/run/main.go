@@ -25,6 +25,7 @@ type options struct {
 	keep    bool
 	workers int
 	tests   string // regular expression of test names; empty: all
+	images  string // folder of fogsched.tar and fogprobe.tar; empty: made of the programs beside this one
 	started time.Time
 }
 
@@ -35,6 +36,7 @@ func main() {
 	flag.BoolVar(&o.keep, "keep", false, "leave cluster and emulator running afterwards, and say how to reach and how to end them")
 	flag.IntVar(&o.workers, "workers", 5, "nodes beside the control plane, at least 5")
 	flag.StringVar(&o.tests, "run", "", "run only tests whose names match this regular `expression`")
+	flag.StringVar(&o.images, "images", "", "`folder` of the archives fogsched.tar and fogprobe.tar; without it the images are made of the programs beside this one")
 	down := flag.Bool("down", false, "only remove what an earlier run left, with or without -keep")
 	flag.Parse()
 	if flag.NArg() > 0 {
