@@ -108,7 +108,7 @@ UNIT = $$(go list -f '{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}}{{end}}
 
 # The vet compiles on all cores; the tests then run one package at a time, because some of them measure time.
 .PHONY: test-integration
-test-integration: tools build bin/helm $(PROMETHEUS_PROGRAMS) ## integration tests on a real API server
+test-integration: tools build bin/helm $(PROMETHEUS_PROGRAMS) bin/monitoring-crds.yaml ## integration tests on a real API server
 	@echo "compiling the integration tests (the first time about 2 min) …"
 	@go vet $(INTEGRATION)
 	go test -vet=off -p 1 -count=1 -timeout 20m $(INTEGRATION)
@@ -130,6 +130,7 @@ lint_module := hack/tools/lint/go.mod hack/tools/lint/go.sum
 bench_module := hack/tools/bench/go.mod hack/tools/bench/go.sum
 codegen_module := hack/tools/codegen/go.mod hack/tools/codegen/go.sum
 prometheus_module := hack/tools/prometheus/go.mod hack/tools/prometheus/go.sum
+monitoring_module := hack/tools/monitoring/go.mod hack/tools/monitoring/go.sum
 helm_module := hack/tools/helm/go.mod hack/tools/helm/go.sum
 
 # $(1) module folder, $(2) package, $(3) time, $(4) linker flags, $(5) build tags
@@ -182,6 +183,11 @@ bin/node_exporter: $(prometheus_module)
 
 bin/blackbox_exporter: $(prometheus_module)
 	$(call build_tool,prometheus,github.com/prometheus/blackbox_exporter,15 s)
+
+# The kinds of the Prometheus Operator that the component monitoring has, for its tests.
+bin/monitoring-crds.yaml: $(monitoring_module)
+	@cd hack/tools/monitoring && go mod download github.com/prometheus-operator/prometheus-operator && \
+		cat "$$(go list -m -f '{{.Dir}}' github.com/prometheus-operator/prometheus-operator)"/example/prometheus-operator-crd/monitoring.coreos.com_{podmonitors,prometheusrules,servicemonitors}.yaml >'$(CURDIR)/$@'
 
 bin/smokeping_prober: hack/smokeping-prober.sh
 	@echo "fetching $(@F) (once, some seconds) …"
