@@ -118,6 +118,9 @@ func (s *Scheduler) PID() int { return s.process.PID() }
 // LogPath returns the file that holds what the scheduler printed.
 func (s *Scheduler) LogPath() string { return s.process.Log() }
 
+// Address returns where the scheduler serves, as IP:port, by HTTPS.
+func (s *Scheduler) Address() string { return strings.TrimPrefix(s.url, "https://") }
+
 // Metrics returns the scheduler's metrics in the text format.
 func (s *Scheduler) Metrics(ctx context.Context) (string, error) { return s.Get(ctx, "/metrics") }
 

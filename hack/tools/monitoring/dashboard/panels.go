@@ -134,7 +134,7 @@ func distances() []panel {
 		{
 			title: "Loss from each node", width: 8, unit: "percentunit",
 			description: "Share of its probes that nobody answered. A pair that lost its last probes is unknown to the scheduler. One node: its link. All: UDP 8620 is blocked, look at NetworkPolicies and firewalls.",
-			targets: []target{{"{{node}}", fmt.Sprintf(`sum by (node) (rate(fogsched_probe_lost_total{%[1]s}%[2]s)) / (sum by (node) (rate(fogsched_probe_lost_total{%[1]s}%[2]s)) + sum by (node) (rate(fogsched_probe_received_total{%[1]s}%[2]s)))`, node, window)}},
+			targets:     []target{{"{{node}}", fmt.Sprintf(`sum by (node) (rate(fogsched_probe_lost_total{%[1]s}%[2]s)) / (sum by (node) (rate(fogsched_probe_lost_total{%[1]s}%[2]s)) + sum by (node) (rate(fogsched_probe_received_total{%[1]s}%[2]s)))`, node, window)}},
 		},
 		{
 			title: "Coverage", width: 8, unit: "percentunit", share: true,
