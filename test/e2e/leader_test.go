@@ -22,12 +22,14 @@ import (
 
 const (
 	schedulerLease = "fogsched" // in the namespace of the installation, as its configuration says
-	// takeoverTime is how soon a pod must have a node that is created when the leader has just died: the lease lasts 15 s, is renewed
-	// every 2 s, and who waits for it looks every 2.4 s at most; the rest is for the scheduling.
+	// handoverTime is how soon a pod must have a node when the leader ends in order: it gives its lease back, and who waits for it looks
+	// every 2.4 s at most. takeoverTime is the same when the leader says nothing any more: the lease lasts 15 s.
+	handoverTime = 10 * time.Second
 	takeoverTime = 30 * time.Second
 )
 
-// TestLeaderKilled kills the scheduler that leads. Another one must place the pods that come then, as well as the first one did.
+// TestLeaderKilled deletes the scheduler that leads, and freezes its successor, which gives nothing back. Another one must place the pods
+// that come then, as well as the first one did.
 func TestLeaderKilled(t *testing.T) {
 	f := features.New("the leading scheduler is killed").
 		Assess("all replicas run, on nodes of their own, and one leads", func(ctx context.Context, t *testing.T, _ *envconf.Config) context.Context {
@@ -53,51 +55,76 @@ func TestLeaderKilled(t *testing.T) {
 			}
 			return ctx
 		}).
-		Assess("another one takes over and places pods", func(ctx context.Context, t *testing.T, _ *envconf.Config) context.Context {
-			needsOurs(t, "killing the scheduler that leads")
-			target, _, all := pairOfNeighbours(ctx, t)
-			settled(ctx, t)
-			leader, others := replicas(ctx, t)
-			if len(others) == 0 {
-				t.Fatal("nobody stands by")
-			}
-			s := newSpot(ctx, t, target)
-			s.right(ctx, t, "before the leader is killed", all)
-
-			say("killing the leader, %s", leader.Name)
-			now, killed := int64(0), time.Now()
-			err := world.client.CoreV1().Pods(systemNamespace).Delete(ctx, leader.Name, metav1.DeleteOptions{GracePeriodSeconds: &now})
-			if err != nil {
-				t.Fatal(err)
-			}
-			p := idlePod("orphan", scheduler)
-			p.Annotations = map[string]string{v1alpha1.LatencyAnnotation: callsTarget}
-			if _, err := world.client.CoreV1().Pods(s.ns).Create(ctx, p, metav1.CreateOptions{}); err != nil {
-				t.Fatal(err)
-			}
-			until(ctx, t, takeoverTime, "a pod to be placed without the leader", func(ctx context.Context) (string, error) {
-				p, err := world.client.CoreV1().Pods(s.ns).Get(ctx, "orphan", metav1.GetOptions{})
-				if err != nil || p.Spec.NodeName != "" {
-					return "", err
-				}
-				return "it has no node; the lease is " + holder(ctx) + "'s", nil
+		Assess("when it is deleted another one places pods", func(ctx context.Context, t *testing.T, _ *envconf.Config) context.Context {
+			needsOurs(t, "deleting the scheduler that leads")
+			succession(ctx, t, handoverTime, "leaderDeleted", func(leader corev1.Pod) error {
+				now := int64(0)
+				return world.client.CoreV1().Pods(systemNamespace).Delete(ctx, leader.Name, metav1.DeleteOptions{GracePeriodSeconds: &now})
 			})
-			took := time.Since(killed)
-			heir := holder(ctx)
-			if strings.HasPrefix(heir, leader.Name+"_") {
-				t.Errorf("the lease is still that of %s, which is dead", heir)
+			return ctx
+		}).
+		Assess("when it hangs the one that stands by places pods", func(ctx context.Context, t *testing.T, _ *envconf.Config) context.Context {
+			needsMachines(t, "freezing a process")
+			var frozen corev1.Pod
+			before, others := replicas(ctx, t)
+			heir := succession(ctx, t, takeoverTime, "leaderFrozen", func(leader corev1.Pod) error {
+				frozen = leader
+				t.Cleanup(func() { // its kubelet starts it again
+					if err := world.machines.signal(context.WithoutCancel(ctx), leader, "SIGKILL"); err != nil {
+						t.Errorf("killing %s: %v", leader.Name, err)
+					}
+					until(context.WithoutCancel(ctx), t, 2*time.Minute, "all replicas to be available again", installed)
+				})
+				return world.machines.signal(ctx, leader, "SIGSTOP")
+			})
+			if frozen.Name != before.Name || !slices.ContainsFunc(others, func(p corev1.Pod) bool { return p.Name == heir }) {
+				t.Errorf("%s leads after %s was frozen, and not one of those that stood by", heir, frozen.Name)
 			}
-			by := "that came in its place"
-			if slices.ContainsFunc(others, func(p corev1.Pod) bool { return strings.HasPrefix(heir, p.Name+"_") }) {
-				by = "that stood by"
-			}
-			say("%.1f s after the leader was killed a pod has been placed, by the scheduler %s", took.Seconds(), by)
-			keepSeconds("leaderReplaced", took)
-			s.right(ctx, t, "with another leader", all)
-			until(ctx, t, time.Minute, "all replicas to be available again", installed)
 			return ctx
 		})
 	testenv.Test(t, f.Feature())
+}
+
+// succession ends the reign of the leader and creates a pod at once. It waits until another scheduler leads and the pod is placed, has
+// more pods placed, and returns the name of the new leader.
+func succession(ctx context.Context, t *testing.T, limit time.Duration, what string, end func(leader corev1.Pod) error) (heir string) {
+	t.Helper()
+	target, _, all := pairOfNeighbours(ctx, t)
+	settled(ctx, t)
+	until(ctx, t, time.Minute, "all replicas to be available", installed)
+	leader, others := replicas(ctx, t)
+	if len(others) == 0 {
+		t.Fatal("nobody stands by")
+	}
+	s := newSpot(ctx, t, target)
+	s.right(ctx, t, "before the leader is gone", all)
+
+	say("the leader goes: %s", leader.Name)
+	gone := time.Now()
+	if err := end(leader); err != nil {
+		t.Fatal(err)
+	}
+	p := idlePod("orphan", scheduler)
+	p.Annotations = map[string]string{v1alpha1.LatencyAnnotation: callsTarget}
+	if _, err := world.client.CoreV1().Pods(s.ns).Create(ctx, p, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	until(ctx, t, limit, "another leader, and a pod that is placed", func(ctx context.Context) (string, error) {
+		p, err := world.client.CoreV1().Pods(s.ns).Get(ctx, "orphan", metav1.GetOptions{})
+		if err != nil {
+			return "", err
+		}
+		heir, _, _ = strings.Cut(holder(ctx), "_")
+		if p.Spec.NodeName == "" || heir == "" || heir == leader.Name {
+			return fmt.Sprintf("the lease is %q's, the pod is on %q", heir, p.Spec.NodeName), nil
+		}
+		return "", nil
+	})
+	took := time.Since(gone)
+	say("%.1f s after it was gone %s leads, and a pod is placed", took.Seconds(), heir)
+	keepSeconds(what, took)
+	s.right(ctx, t, "with another leader", all)
+	return heir
 }
 
 // holder returns the identity that holds the schedulers' lease: the name of a pod, an underscore, a random part.

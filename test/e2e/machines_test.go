@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -38,6 +39,16 @@ func openMachines(ctx context.Context, cluster string, emulator *tun.Client) (*m
 // kill ends a node as when its power fails.
 func (m *machines) kill(ctx context.Context, node string) error {
 	return m.cluster.StopNode(ctx, node, true)
+}
+
+// signal sends a signal to the first process of a pod's container.
+func (m *machines) signal(ctx context.Context, p corev1.Pod, name string) error {
+	if len(p.Status.ContainerStatuses) != 1 {
+		return fmt.Errorf("pod %s has %d containers, want 1", p.Name, len(p.Status.ContainerStatuses))
+	}
+	_, id, _ := strings.Cut(p.Status.ContainerStatuses[0].ContainerID, "://")
+	_, err := m.cluster.Engine.Docker(ctx, "exec", p.Spec.NodeName, "ctr", "--namespace", "k8s.io", "tasks", "kill", "--signal", name, id)
+	return err
 }
 
 // start brings a node back that was killed, and to the network.
