@@ -7,12 +7,14 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/klog/v2"
@@ -64,12 +66,24 @@ func (o *Options) Follow(ctx context.Context, fields map[Kind]string, required [
 			return nil, fmt.Errorf("no kind %s to watch", k)
 		}
 		var once sync.Once
+		// Who may list and not watch is told so at once: it takes both to follow.
 		t := &tracker{Store: cache.NewStore(cache.MetaNamespaceKeyFunc), changed: l.notify}
-		t.listed = func() {
+		t.followed = func() {
 			once.Do(func() { first <- outcome{k, nil} })
 			l.mu.Lock()
 			defer l.mu.Unlock()
 			delete(l.missing, k)
+		}
+		inner := cache.ToListerWatcherWithContext(lw)
+		lw = &cache.ListWatch{
+			ListWithContextFunc: inner.ListWithContext,
+			WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
+				w, err := inner.WatchWithContext(ctx, o)
+				if err == nil {
+					t.step(watching)
+				}
+				return w, err
+			},
 		}
 		l.stores[k] = t
 		reflector := cache.NewReflectorWithOptions(lw, object, t, cache.ReflectorOptions{Name: string(k)})
@@ -200,10 +214,23 @@ func listed[T any](t *tracker) []*T {
 	return out
 }
 
-// tracker is a reflector's store that tells of changes.
+// tracker is a reflector's store that tells of changes, and when it follows: once it was listed and the watch stands, in either order.
 type tracker struct {
 	cache.Store
-	changed, listed func()
+	changed, followed func()
+	steps             atomic.Int32
+}
+
+// The steps to following.
+const (
+	watching = 1 << iota
+	wasListed
+)
+
+func (t *tracker) step(s int32) {
+	if t.steps.Or(s)|s == watching|wasListed {
+		t.followed()
+	}
 }
 
 func (t *tracker) Add(o any) error    { defer t.changed(); return t.Store.Add(o) }
@@ -212,7 +239,7 @@ func (t *tracker) Delete(o any) error { defer t.changed(); return t.Store.Delete
 
 func (t *tracker) Replace(list []any, rv string) error {
 	err := t.Store.Replace(list, rv)
-	t.listed()
+	t.step(wasListed)
 	t.changed()
 	return err
 }

@@ -88,8 +88,10 @@ func CompleteWords(words ...string) func(*cobra.Command, []string, string) ([]st
 }
 
 // Colored reports whether the output has colours: --color, then NO_COLOR (https://no-color.org), then whether it goes to a terminal that has any.
-func (o *Options) Colored() bool {
-	switch o.Color {
+func (o *Options) Colored() bool { return o.coloredAs(o.Color) }
+
+func (o *Options) coloredAs(color string) bool {
+	switch color {
 	case "always":
 		return true
 	case "never":

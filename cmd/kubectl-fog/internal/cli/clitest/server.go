@@ -232,8 +232,18 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s.answer(w, http.StatusOK, map[string]any{
-		"kind": "List", "apiVersion": gvr.GroupVersion().String(), "metadata": map[string]string{"resourceVersion": "1"}, "items": items,
+		"kind": listKind(gvr), "apiVersion": gvr.GroupVersion().String(), "metadata": map[string]string{"resourceVersion": "1"}, "items": items,
 	})
+}
+
+// listKind returns the kind of a resource's lists.
+func listKind(gvr schema.GroupVersionResource) string {
+	for kind := range scheme.KnownTypes(gvr.GroupVersion()) {
+		if plural, _ := meta.UnsafeGuessKindToResource(gvr.GroupVersion().WithKind(kind)); plural == gvr {
+			return kind + "List"
+		}
+	}
+	return "List"
 }
 
 func (s *Server) refuse(w http.ResponseWriter, code int, reason metav1.StatusReason, message string) {
