@@ -409,6 +409,29 @@ func (s *Snapshot) Row(target int32, d Direction, st Statistic) *Row {
 	return r
 }
 
+// Section returns the part of a target's row that is about some nodes: the i-th place is nodes[i]'s, which may be negative for a node that
+// the snapshot does not know. Nothing is kept for later, so it is for what is looked at once. It costs O(len(nodes)).
+func (s *Snapshot) Section(target int32, d Direction, st Statistic, nodes []int32) *Row {
+	r := &Row{RTT: make([]RTT, len(nodes)), Provenance: make([]Provenance, len(nodes))}
+	if target < 0 {
+		return r
+	}
+	for i, n := range nodes {
+		if n < 0 {
+			continue
+		}
+		caller, callee := n, target
+		if d == FromTarget {
+			caller, callee = target, n
+		}
+		e := s.Estimate(caller, callee)
+		if r.RTT[i] = e.RTT(st); r.RTT[i].Known() {
+			r.Provenance[i] = e.Provenance
+		}
+	}
+	return r
+}
+
 // UnknownRow returns the row of a target that the snapshot does not know: every distance in it is unknown.
 func (s *Snapshot) UnknownRow() *Row {
 	r := s.unknown.Load()

@@ -197,6 +197,19 @@ func TestRowsEqualEstimates(t *testing.T) {
 					if len(row.RTT) != n || len(row.Provenance) != n {
 						t.Fatalf("round %d: the row has %d RTTs and %d provenances, want %d", round, len(row.RTT), len(row.Provenance), n)
 					}
+					some := []int32{int32(n - 1), -1, 0}
+					section := s.Section(target, d, st, some)
+					for i, node := range some {
+						var rtt RTT
+						var p Provenance
+						if node >= 0 {
+							rtt, p = row.RTT[node], row.Provenance[node]
+						}
+						if section.RTT[i] != rtt || section.Provenance[i] != p {
+							t.Fatalf("round %d: section of the row of %d, direction %d, statistic %d, node %d: %s (%s), want %s (%s)", round,
+								target, d, st, node, section.RTT[i], section.Provenance[i], rtt, p)
+						}
+					}
 					for i := range int32(n) {
 						from, to := i, target
 						if d == FromTarget {

@@ -53,7 +53,7 @@ type Peer struct {
 	Count float32 // > 0
 }
 
-// column is one term of an entry's mean: mass · (min(rtt, limit) + add) · scale.
+// column is one term of an entry's mean: mass · (min(rtt, cap) + add) · scale.
 type column struct {
 	row   []latency.RTT
 	from  *latency.Row
@@ -73,9 +73,37 @@ type Entry struct {
 
 var inf = float32(math.Inf(1))
 
+// Builder makes the entries of one pod out of one piece of memory, where that is large enough. The zero value is ready; it must not be copied.
+type Builder struct {
+	free   []column
+	buffer [12]column // most pods need no more
+}
+
+// Grow makes room for entries that have so many targets together. It is called before the first of them is made.
+func (b *Builder) Grow(targets int) {
+	if b.free = b.buffer[:]; targets > len(b.buffer) {
+		b.free = make([]column, targets)
+	}
+}
+
+func (b *Builder) columns(n int) []column {
+	if len(b.free) < n {
+		return make([]column, n)
+	}
+	c := b.free[:n:n]
+	b.free = b.free[n:]
+	return c
+}
+
 // NewClientEntry is the entry of a pod that calls servers. Their rows are latency.ToTarget.
 func NewClientEntry(weight float32, routing Routing, servers []Target) Entry {
-	e := Entry{weight: weight, nearest: routing == Nearest, columns: make([]column, len(servers))}
+	var b Builder
+	return b.ClientEntry(weight, routing, servers)
+}
+
+// ClientEntry is NewClientEntry.
+func (b *Builder) ClientEntry(weight float32, routing Routing, servers []Target) Entry {
+	e := Entry{weight: weight, nearest: routing == Nearest, columns: b.columns(len(servers))}
 	for i, s := range servers {
 		e.columns[i] = column{row: s.Row.RTT, from: s.Row, node: s.Node, mass: s.Mass, cap: inf, scale: 1}
 	}
@@ -85,7 +113,13 @@ func NewClientEntry(weight float32, routing Routing, servers []Target) Entry {
 // NewReplicaEntry is the entry of a pod that clients call, beside peers that serve the same clients. The clients' rows are
 // latency.FromTarget. A pair of client and peer that is unknown counts as a peer that does not help that client.
 func NewReplicaEntry(weight float32, routing Routing, clients []Target, peers []Peer) Entry {
-	e := Entry{weight: weight, columns: make([]column, len(clients))}
+	var b Builder
+	return b.ReplicaEntry(weight, routing, clients, peers)
+}
+
+// ReplicaEntry is NewReplicaEntry.
+func (b *Builder) ReplicaEntry(weight float32, routing Routing, clients []Target, peers []Peer) Entry {
+	e := Entry{weight: weight, columns: b.columns(len(clients))}
 	for i, k := range clients {
 		c := column{row: k.Row.RTT, from: k.Row, node: k.Node, mass: k.Mass, cap: inf, scale: 1}
 		replicas := float32(1)
@@ -162,7 +196,7 @@ func (e *Entry) At(n int32) Expectation {
 // OnePair reports whether one pair decides about the entry's cost on a node: that with the Expectation's Target.
 func (e *Entry) OnePair() bool { return e.nearest }
 
-// Targets returns the nodes that the entry is about.
+// Targets returns the nodes that the entry is about, numbered from 0.
 func (e *Entry) Targets() iter.Seq2[int, int32] {
 	return func(yield func(int, int32) bool) {
 		for i := range e.columns {
@@ -172,6 +206,9 @@ func (e *Entry) Targets() iter.Seq2[int, int32] {
 		}
 	}
 }
+
+// Mass returns how much the i-th of the targets counts.
+func (e *Entry) Mass(i int) float32 { return e.columns[i].mass }
 
 // Cost is the cost of one candidate.
 type Cost struct {

@@ -171,10 +171,9 @@ func (s *state) explain(nodeName string, now time.Time) (Placement, []string) {
 		e := &s.entries[i]
 		x := e.At(n)
 		pe := PlacementEntry{
-			From: shorten(e.intent, maxPlacementText), Entry: e.path, Target: shorten(e.target, maxPlacementText), UnknownPairs: x.Unknown,
+			From: shorten(e.intent, maxPlacementText), Entry: e.path, Target: shorten(e.targetName(), maxPlacementText), UnknownPairs: x.Unknown,
 		}
-		other := s.other(e)
-		o := other.At(n)
+		other, o := s.other(e, n)
 		pe.Provenance = worse(x.Provenance, o.Provenance).String()
 		pe.Error = latency.FormatError(max(s.errorOf(&e.Entry, e.direction, n, &x), s.errorOf(&other, e.direction, n, &o)))
 		typical, tail := x.RTT, o.RTT
@@ -195,12 +194,35 @@ func (s *state) explain(nodeName string, now time.Time) (Placement, []string) {
 			if pe.LimitBroken = e.limit.Check(n) == placement.Exceeded; pe.LimitBroken && !e.limit.reverse {
 				rtt, p, target := e.limit.Decisive(n)
 				broken = append(broken, fmt.Sprintf("Node %s exceeds the latency limit %s to %s (%s of %s): %s to node %s (%s); %s",
-					nodeName, e.limit.entry.Limit, shorten(e.target, maxPlacementText), e.path, e.intent, rtt, s.name(target), p, s.whyBroken()))
+					nodeName, e.limit.entry.Limit, shorten(e.targetName(), maxPlacementText), e.path, e.intent, rtt, s.name(target), p, s.whyBroken()))
 			}
 		}
 		why.Entries = append(why.Entries, pe)
 	}
 	return why, broken
+}
+
+// other is an entry for the statistic that it is not about, and its cost on a node. Rows of that statistic would be built for this alone, so only
+// what is asked for is looked up: the node and the peers.
+func (s *state) other(e *entry, n int32) (placement.Entry, placement.Expectation) {
+	nodes := make([]int32, 1, 1+len(e.basis.peers))
+	nodes[0] = n
+	peers := make([]placement.Peer, len(e.basis.peers))
+	for i, p := range e.basis.peers {
+		peers[i] = placement.Peer{Node: int32(len(nodes)), Count: p.Count}
+		nodes = append(nodes, p.Node)
+	}
+	var targets []placement.Target
+	for i, target := range e.Targets() {
+		row := s.snap.Section(target, e.direction, 1-e.statistic, nodes)
+		targets = append(targets, placement.Target{Row: row, Node: target, Mass: e.Mass(i)})
+	}
+	var b placement.Builder
+	o := e.basis.make(&b, targets, peers)
+	if n < 0 {
+		return o, o.At(n)
+	}
+	return o, o.At(0)
 }
 
 // worse returns the worse of two provenances, of which an unknown one says nothing.

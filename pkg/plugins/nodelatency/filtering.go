@@ -21,11 +21,15 @@ func (p *NodeLatency) PreFilter(ctx context.Context, cycle fwk.CycleState, pod *
 	if !p.engine.ready.Load() {
 		p.engine.waitReady(ctx)
 	}
-	w := p.engine.wantsOf(pod)
-	if w.err != nil {
-		p.engine.reportInvalid(p.handle, pod, w.err)
+	// Most pods have no more intents than these.
+	var ownBuffer [2]*bound
+	var callBuffer [2]calledAs
+	own, calls, err := p.engine.find(pod, ownBuffer[:0], callBuffer[:0])
+	if err != nil {
+		p.engine.reportInvalid(p.handle, pod, err)
 		return nil, skip
 	}
+	w := wants{own: own, calls: calls}
 	if w.none() {
 		return nil, skip
 	}

@@ -5,6 +5,7 @@ package nodelatency
 import (
 	"context"
 	"fmt"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -49,9 +50,24 @@ type narrowing struct {
 	wide sync.Map // types.UID → *atomic.Bool
 	// until has the owners whose pods are not narrowed, with the time until when, as Unix nanoseconds.
 	until sync.Map // types.UID → int64
+	// wides and untils are how many these have at most: as a rule none, and then nobody looks.
+	wides, untils atomic.Int64
 
-	rankers sync.Pool
+	scratch sync.Pool // of *narrowScratch
 }
+
+// narrowScratch is the memory of one narrowing.
+type narrowScratch struct {
+	ranker  placement.Ranker
+	entries []placement.Entry
+}
+
+// Prometheus looks a label's value up anew each time, and allocates for it.
+var (
+	countNarrowed = metrics.Narrowed.WithLabelValues("narrowed")
+	countNoRoom   = metrics.Narrowed.WithLabelValues("no_room")
+	countWidened  = metrics.Narrowed.WithLabelValues("widened")
+)
 
 // first reports whether the plugin's PostFilter comes before all others, which makes narrowing safe. It says once when it does not.
 func (p *NodeLatency) first(ctx context.Context) bool {
@@ -76,12 +92,16 @@ func (p *NodeLatency) narrow(ctx context.Context, s *state, pod *v1.Pod, nodes i
 		return nil
 	}
 	n := &p.engine.narrowing
-	if begun, ok := n.wide.Load(pod.UID); ok {
-		begun.(*atomic.Bool).Store(true)
-		return nil
+	if n.wides.Load() > 0 {
+		if begun, ok := n.wide.Load(pod.UID); ok {
+			begun.(*atomic.Bool).Store(true)
+			return nil
+		}
 	}
-	if until, ok := n.until.Load(ownerOf(pod)); ok && time.Now().UnixNano() < until.(int64) {
-		return nil
+	if n.untils.Load() > 0 {
+		if until, ok := n.until.Load(ownerOf(pod)); ok && time.Now().UnixNano() < until.(int64) {
+			return nil
+		}
 	}
 	if cannotTell(pod) {
 		return nil
@@ -92,22 +112,24 @@ func (p *NodeLatency) narrow(ctx context.Context, s *state, pod *v1.Pod, nodes i
 	}
 	infos := lister.NodeInfos()
 
-	ranker, ok := n.rankers.Get().(*placement.Ranker)
+	scratch, ok := n.scratch.Get().(*narrowScratch)
 	if !ok {
-		ranker = &placement.Ranker{}
+		scratch = &narrowScratch{}
 	}
-	defer n.rankers.Put(ranker)
-	entries := make([]placement.Entry, len(s.entries))
+	defer n.scratch.Put(scratch)
+	scratch.entries = scratch.entries[:0]
 	for i := range s.entries {
-		entries[i] = s.entries[i].Entry
+		scratch.entries = append(scratch.entries, s.entries[i].Entry)
 	}
-	if !ranker.Rank(entries, s.snap.Len()) {
+	known := scratch.ranker.Rank(scratch.entries, s.snap.Len())
+	clear(scratch.entries) // the pool must not keep a snapshot alive
+	if !known {
 		return nil
 	}
 	room := newRoom(pod)
 	names := make(sets.Set[string], p.candidates)
 	patience := patienceFactor * p.candidates
-	ranker.Ascending(func(number int32) bool {
+	scratch.ranker.Ascending(func(number int32) bool {
 		if s.hard && s.judge(number) != "" {
 			return true // an array load: these do not count
 		}
@@ -119,12 +141,13 @@ func (p *NodeLatency) narrow(ctx context.Context, s *state, pod *v1.Pod, nodes i
 		return patience > 0 && len(names) < p.candidates
 	})
 	if len(names) < p.candidates/enoughShare {
-		metrics.Narrowed.WithLabelValues("no_room").Inc()
+		countNoRoom.Inc()
 		return nil
 	}
 	s.narrowed = len(names)
-	metrics.Narrowed.WithLabelValues("narrowed").Inc()
-	return &fwk.PreFilterResult{NodeNames: names}
+	countNarrowed.Inc()
+	s.result.NodeNames = names
+	return &s.result
 }
 
 // cannotTell reports whether something decides about the pod's nodes of which room knows nothing.
@@ -149,25 +172,46 @@ type room struct {
 	tolerations []v1.Toleration
 }
 
-func newRoom(pod *v1.Pod) *room {
-	requests := resourcehelper.PodRequests(pod, resourcehelper.PodResourcesOptions{})
-	r := &room{
-		milliCPU: requests.Cpu().MilliValue(), memory: requests.Memory().Value(),
-		affinity: nodeaffinity.GetRequiredNodeAffinity(pod), tolerations: pod.Spec.Tolerations,
+func newRoom(pod *v1.Pod) room {
+	r := room{affinity: nodeaffinity.GetRequiredNodeAffinity(pod), tolerations: pod.Spec.Tolerations}
+	spec := &pod.Spec
+	if len(spec.InitContainers) > 0 || spec.Overhead != nil || spec.Resources != nil {
+		r.add(resourcehelper.PodRequests(pod, resourcehelper.PodResourcesOptions{}))
+		return r
 	}
+	// The same for most pods, without a map for the sum.
+	for i := range spec.Containers {
+		r.add(spec.Containers[i].Resources.Requests)
+	}
+	return r
+}
+
+// add adds to what the pod needs.
+func (r *room) add(requests v1.ResourceList) {
 	for name, q := range requests {
 		switch name {
-		case v1.ResourceCPU, v1.ResourceMemory, v1.ResourceEphemeralStorage:
+		case v1.ResourceCPU:
+			r.milliCPU = sum(r.milliCPU, q.MilliValue())
+		case v1.ResourceMemory:
+			r.memory = sum(r.memory, q.Value())
+		case v1.ResourceEphemeralStorage:
 		default:
 			if n := q.Value(); n > 0 {
 				if r.devices == nil {
 					r.devices = map[v1.ResourceName]int64{}
 				}
-				r.devices[name] = n
+				r.devices[name] = sum(r.devices[name], n)
 			}
 		}
 	}
-	return r
+}
+
+// sum adds two numbers, neither of which is negative; what is too large is the largest there is.
+func sum(a, b int64) int64 {
+	if a > math.MaxInt64-b {
+		return math.MaxInt64
+	}
+	return a + b
 }
 
 func (r *room) fits(info fwk.NodeInfo) bool {
@@ -210,14 +254,18 @@ func ownerOf(pod *v1.Pod) types.UID {
 
 // widen has a pod that none of its candidates took tried on all nodes, now and not after a back-off. It returns what to tell the pod's owner.
 func (p *NodeLatency) widen(ctx context.Context, s *state, pod *v1.Pod) string {
-	metrics.Narrowed.WithLabelValues("widened").Inc()
+	countWidened.Inc()
 	if !p.engine.catalog.exists(pod) {
 		return "" // nothing would take it out again
 	}
 	n := &p.engine.narrowing
 	begun := &atomic.Bool{}
-	n.wide.Store(pod.UID, begun)
-	n.until.Store(ownerOf(pod), time.Now().Add(wideFor).UnixNano())
+	if _, had := n.wide.Swap(pod.UID, begun); !had {
+		n.wides.Add(1)
+	}
+	if _, had := n.until.Swap(ownerOf(pod), time.Now().Add(wideFor).UnixNano()); !had {
+		n.untils.Add(1)
+	}
 	go func() {
 		defer p.guard.Recover(ctx, "widen", nil)
 		// The pod is in its cycle still, and then in a queue. Nothing tells when.
@@ -236,13 +284,17 @@ func (p *NodeLatency) widen(ctx context.Context, s *state, pod *v1.Pod) string {
 
 // forget drops a pod that was placed, or is gone, and the owners whose time is over.
 func (n *narrowing) forget(uid types.UID) {
+	if n.wides.Load() == 0 {
+		return
+	}
 	if _, ok := n.wide.LoadAndDelete(uid); !ok {
 		return
 	}
+	n.wides.Add(-1)
 	now := time.Now().UnixNano()
 	n.until.Range(func(owner, until any) bool {
-		if until.(int64) < now {
-			n.until.Delete(owner)
+		if until.(int64) < now && n.until.CompareAndDelete(owner, until) {
+			n.untils.Add(-1)
 		}
 		return true
 	})

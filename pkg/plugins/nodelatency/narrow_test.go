@@ -52,13 +52,28 @@ func TestRoom(t *testing.T) {
 		"more CPU than can be added":  {pod: asks(v1.ResourceList{"cpu": resource.MustParse("9223372036854775807m")})},
 		"more memory than is left":    {pod: asks(v1.ResourceList{"memory": resource.MustParse("2Gi")})},
 		"more memory than can be":     {pod: asks(v1.ResourceList{"memory": resource.MustParse("9223372036854775807")})},
-		"a device that it has":        {pod: asks(v1.ResourceList{gpu: one}), node: func(n *sizedNode) { n.has.scalar = map[v1.ResourceName]int64{gpu: 1} }, wantRoom: true},
-		"a device that it has not":    {pod: asks(v1.ResourceList{gpu: one})},
-		"none of a device":            {pod: asks(v1.ResourceList{gpu: resource.MustParse("0")}), wantRoom: true},
-		"a device that another has":   {pod: asks(v1.ResourceList{gpu: one}), node: func(n *sizedNode) { n.has.scalar = map[v1.ResourceName]int64{gpu: 1}; n.used.scalar = n.has.scalar }},
-		"as many pods as it takes":    {node: func(n *sizedNode) { n.pods = make([]fwk.PodInfo, 2) }},
-		"a node that takes no pods":   {node: func(n *sizedNode) { n.node.Spec.Unschedulable = true }},
-		"a taint":                     {node: func(n *sizedNode) { n.node.Spec.Taints = []v1.Taint{{Key: "k", Effect: v1.TaintEffectNoExecute}} }},
+		"CPU that is left for two containers": {pod: func(p *v1.Pod) {
+			half := v1.Container{Resources: v1.ResourceRequirements{Requests: v1.ResourceList{"cpu": resource.MustParse("500m"), "memory": resource.MustParse("512Mi")}}}
+			p.Spec.Containers = []v1.Container{half, half}
+		}, wantRoom: true},
+		"more memory than is left for two containers": {pod: func(p *v1.Pod) {
+			c := v1.Container{Resources: v1.ResourceRequirements{Requests: v1.ResourceList{"memory": resource.MustParse("513Mi")}}}
+			p.Spec.Containers = []v1.Container{c, c}
+		}},
+		"more CPU than is left for an init container": {pod: func(p *v1.Pod) {
+			p.Spec.InitContainers = []v1.Container{{Resources: v1.ResourceRequirements{Requests: v1.ResourceList{"cpu": resource.MustParse("1001m")}}}}
+		}},
+		"more CPU than is left, with its overhead": {pod: func(p *v1.Pod) {
+			asks(v1.ResourceList{"cpu": one})(p)
+			p.Spec.Overhead = v1.ResourceList{"cpu": resource.MustParse("1m")}
+		}},
+		"a device that it has":      {pod: asks(v1.ResourceList{gpu: one}), node: func(n *sizedNode) { n.has.scalar = map[v1.ResourceName]int64{gpu: 1} }, wantRoom: true},
+		"a device that it has not":  {pod: asks(v1.ResourceList{gpu: one})},
+		"none of a device":          {pod: asks(v1.ResourceList{gpu: resource.MustParse("0")}), wantRoom: true},
+		"a device that another has": {pod: asks(v1.ResourceList{gpu: one}), node: func(n *sizedNode) { n.has.scalar = map[v1.ResourceName]int64{gpu: 1}; n.used.scalar = n.has.scalar }},
+		"as many pods as it takes":  {node: func(n *sizedNode) { n.pods = make([]fwk.PodInfo, 2) }},
+		"a node that takes no pods": {node: func(n *sizedNode) { n.node.Spec.Unschedulable = true }},
+		"a taint":                   {node: func(n *sizedNode) { n.node.Spec.Taints = []v1.Taint{{Key: "k", Effect: v1.TaintEffectNoExecute}} }},
 		"a taint that prefers": {node: func(n *sizedNode) {
 			n.node.Spec.Taints = []v1.Taint{{Key: "k", Effect: v1.TaintEffectPreferNoSchedule}}
 		}, wantRoom: true},
@@ -83,7 +98,8 @@ func TestRoom(t *testing.T) {
 			if tt.node != nil {
 				tt.node(n)
 			}
-			if got := newRoom(pod).fits(n); got != tt.wantRoom {
+			r := newRoom(pod)
+			if got := r.fits(n); got != tt.wantRoom {
 				t.Errorf("there is room: %t, want %t", got, tt.wantRoom)
 			}
 		})

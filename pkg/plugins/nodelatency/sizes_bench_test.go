@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	fwk "k8s.io/kube-scheduler/framework"
 	"sigs.k8s.io/yaml"
 
@@ -18,7 +20,7 @@ import (
 
 // sized is a cluster of so many nodes, each of which measured 16 others and all of the targets: the nodes of the servers that the pod depends on,
 // with a limit.
-func sized(b *testing.B, nodes, targets int, unsatisfiable string) *bench {
+func sized(b testing.TB, nodes, targets int, unsatisfiable string) *bench {
 	quiet()
 	b.Helper()
 	f := newFixture(b, map[string]float64{})
@@ -57,6 +59,9 @@ func sized(b *testing.B, nodes, targets int, unsatisfiable string) *bench {
 	f.place("redis", servers...)
 	f.policy("web", "web", `{"dependencies":[{"service":"redis","limit":"80ms"}],"whenUnsatisfiable":"`+unsatisfiable+`"}`)
 	bb := &bench{fixture: f, pod: makePod("new").app("web").obj()}
+	bb.pod.Spec.Containers = []v1.Container{{Name: "web", Resources: v1.ResourceRequirements{Requests: v1.ResourceList{
+		v1.ResourceCPU: resource.MustParse("100m"), v1.ResourceMemory: resource.MustParse("128Mi"),
+	}}}}
 	for _, name := range names {
 		bb.infos = append(bb.infos, &nodeInfo{node: makeNode(name, nil)})
 	}

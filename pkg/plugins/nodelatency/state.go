@@ -47,9 +47,16 @@ type state struct {
 	keepers int
 	penalty int64
 
-	// Most pods have no more.
-	entryBuffer [2]entry
-	limitBuffer [2]*limit
+	// result is what narrowing returns.
+	result fwk.PreFilterResult
+
+	// The memory of the entries' rows is in one piece, and most pods have no more entries and limits than these.
+	builder      placement.Builder
+	targetSlab   []placement.Target
+	targetBuffer [12]placement.Target
+	entryBuffer  [2]entry
+	limitBuffer  [2]*limit
+	limitStore   [2]limit
 }
 
 // Clone returns the state itself: preemption's what-if on other pods does not move a node.
@@ -60,36 +67,38 @@ type entry struct {
 	placement.Entry
 	intent    string
 	path      string
-	target    string
 	statistic latency.Statistic
 	limit     *limit
+	// reverse is set where the targets are callers of the pod.
+	reverse bool
 	// basis is what it is made of.
 	basis basis
 	// direction tells which way the pairs were measured.
 	direction latency.Direction
 }
 
-// basis is what a placement.Entry is made of.
+// targetName says for people what the entry is about.
+func (e *entry) targetName() string {
+	if e.reverse {
+		return "callers of " + e.basis.entry.Target()
+	}
+	return e.basis.entry.Target()
+}
+
+// basis is what a placement.Entry is made of, beside its targets.
 type basis struct {
 	entry   *boundEntry
 	role    intent.Role
 	routing placement.Routing
-	nodes   []index.NodeCount
 	peers   []placement.Peer
-	demand  map[string]float32
 }
 
 // make returns the entry for targets.
-func (b *basis) make(targets []placement.Target) placement.Entry {
+func (b *basis) make(builder *placement.Builder, targets []placement.Target, peers []placement.Peer) placement.Entry {
 	if b.role == intent.Client {
-		return placement.NewReplicaEntry(b.entry.Weight, b.routing, targets, b.peers)
+		return builder.ReplicaEntry(b.entry.Weight, b.routing, targets, peers)
 	}
-	return placement.NewClientEntry(b.entry.Weight, b.routing, targets)
-}
-
-// other is the same entry for the other statistic, for the explanation.
-func (s *state) other(e *entry) placement.Entry {
-	return e.basis.make(s.targets(e.basis.nodes, e.direction, 1-e.basis.entry.Statistic, maxTargets, e.basis.demand))
+	return builder.ClientEntry(b.entry.Weight, b.routing, targets)
 }
 
 // limit is a placement.Limit and what follows from it.
@@ -129,38 +138,67 @@ type calledAs struct {
 
 func (w *wants) none() bool { return len(w.own) == 0 && len(w.calls) == 0 }
 
+// targets is about how many targets the entries have together.
+func (w *wants) targets(limitsOnly bool) (n int) {
+	for _, b := range w.own {
+		for i := range b.entries {
+			if be := &b.entries[i]; !limitsOnly || be.Limit > 0 && be.Hard {
+				n += min(len(be.targets()), maxTargets)
+			}
+		}
+	}
+	if limitsOnly {
+		return n
+	}
+	for _, c := range w.calls {
+		n += min(len(c.by.self.Nodes()), maxCallers)
+	}
+	return n
+}
+
 // wantsOf finds the intents that concern a pod. It allocates nothing for a pod that no intent concerns.
 func (e *engine) wantsOf(pod *v1.Pod) wants {
-	var w wants
+	own, calls, err := e.find(pod, nil, nil)
+	return wants{own, calls, err}
+}
+
+// find is wantsOf for who has memory for the result. Where it returns an error the pod's owner is told, and the pod is placed by the default
+// rules.
+func (e *engine) find(pod *v1.Pod, own []*bound, calls []calledAs) ([]*bound, []calledAs, error) {
 	v := e.catalog.view()
 	a := e.catalog.annotationOf(v, pod)
 	if a != nil {
 		if a.err != nil {
-			// Its owner is told; the pod is placed by the default rules.
-			return wants{err: a.err}
+			return nil, nil, a.err
 		}
-		w.own = append(w.own, a.bound)
+		own = append(own, a.bound)
 		v = e.catalog.view()
 	}
 	if len(v.governs) == 0 && len(v.calls) == 0 {
-		return w
+		return own, calls, nil
 	}
 	var buffer [8]*index.Workload
 	for _, in := range e.index.Matching(buffer[:0], pod) {
 		if a == nil { // the annotation stands in the place of policies
-			w.own = append(w.own, v.governs[in]...)
+			own = append(own, v.governs[in]...)
 		}
 		for _, c := range v.calls[in] {
-			w.calls = append(w.calls, calledAs{call: c, peers: in})
+			calls = append(calls, calledAs{call: c, peers: in})
 		}
 	}
-	return w
+	return own, calls, nil
 }
 
 // compile turns what a pod wants into rows. limitsOnly leaves out what only scoring needs.
 func (e *engine) compile(pod *v1.Pod, w *wants, limitsOnly bool) *state {
 	s := &state{snap: e.store.Snapshot(), best: -1, second: -1, engine: e}
 	s.entries, s.limits = s.entryBuffer[:0], s.limitBuffer[:0]
+	if n := w.targets(limitsOnly); n > 0 {
+		s.builder.Grow(n)
+		if s.targetSlab = s.targetBuffer[:0]; n > len(s.targetBuffer) {
+			s.targetSlab = make([]placement.Target, 0, n)
+		}
+	}
 	revision := index.RevisionOf(pod)
 	for _, b := range w.own {
 		for i := range b.entries {
@@ -221,25 +259,25 @@ func (s *state) add(name string, be *boundEntry, role intent.Role, targets, peer
 	if be.Demand != "" && role == intent.Client {
 		demand = s.engine.demandOf(be.Demand, targets)
 	}
-	ts := s.targets(targets, direction, be.Statistic, maxTargets, demand)
+	most, mostLimited := maxTargets, len(targets)
+	if reverse {
+		most, mostLimited = maxCallers, maxTargets
+	}
+	ts := s.targets(targets, direction, be.Statistic, most, demand)
 	if len(ts) == 0 {
 		return
 	}
 	ps := s.peers(peers, revision)
-	b := basis{entry: be, role: role, routing: routing, nodes: targets, peers: ps, demand: demand}
+	b := basis{entry: be, role: role, routing: routing, peers: ps}
 	en := entry{
-		Entry: b.make(ts), intent: name, path: be.Path, target: be.Target(), statistic: be.Statistic, direction: direction, basis: b,
-	}
-	if reverse {
-		en.target = "callers of " + be.Target()
+		Entry: b.make(&s.builder, ts, ps), intent: name, path: be.Path, reverse: reverse, statistic: be.Statistic, direction: direction, basis: b,
 	}
 	if be.Limit > 0 {
-		l := &limit{
-			entry: be, intent: name, hard: be.Hard && !reverse, rejectUnmeasured: be.RejectUnmeasured, reverse: reverse,
-		}
+		l := s.newLimit()
+		l.entry, l.intent, l.hard, l.rejectUnmeasured, l.reverse = be, name, be.Hard && !reverse, be.RejectUnmeasured, reverse
 		ts := ts
-		if len(targets) > maxTargets || demand != nil {
-			ts = s.targets(targets, direction, be.Statistic, len(targets), nil)
+		if len(targets) > most || demand != nil {
+			ts = s.targets(targets, direction, be.Statistic, mostLimited, nil)
 		}
 		if role == intent.Client {
 			l.Limit = placement.NewReplicaLimit(be.Limit, routing, ts, ps, !be.RejectUnmeasured)
@@ -253,15 +291,29 @@ func (s *state) add(name string, be *boundEntry, role intent.Role, targets, peer
 	s.entries = append(s.entries, en)
 }
 
+// newLimit returns a limit of the state.
+func (s *state) newLimit() *limit {
+	if n := len(s.limits); n < len(s.limitStore) {
+		return &s.limitStore[n]
+	}
+	return &limit{}
+}
+
 // maxTargets bounds the rows of one entry's cost: of a target on more nodes, groups of neighbours in the list of their names, where the nodes
-// of one site tend to stand together, are represented by one of them. A limit looks at all.
-const maxTargets = 256
+// of one site tend to stand together, are represented by one of them. A limit that excludes looks at all.
+//
+// Callers get fewer. There may be callers on each node of the cluster, and the rows of all its nodes, in use by one server or another, would be all
+// pairs again.
+const (
+	maxTargets = 256
+	maxCallers = 64
+)
 
 // targets finds the rows of nodes, revisions on one node added up. All distances of a node that the snapshot does not know are
 // unknown; it is not left out, because a limit must not be kept for want of knowing its target. demand, where it is not nil, is what each
 // node counts, in place of the pods on it; nodes that demand nothing are left out.
 func (s *state) targets(nodes []index.NodeCount, d latency.Direction, st latency.Statistic, limit int, demand map[string]float32) []placement.Target {
-	ts := make([]placement.Target, 0, min(len(nodes), limit))
+	ts := s.targetMemory(min(len(nodes), limit))
 	if demand != nil || len(nodes) > limit {
 		for _, w := range represent(nodes, limit, demand) {
 			ts = append(ts, s.target(w.node, w.mass, d, st))
@@ -278,6 +330,16 @@ func (s *state) targets(nodes []index.NodeCount, d latency.Direction, st latency
 		ts = append(ts, s.target(nc.Node, float32(nc.Count), d, st))
 	}
 	return ts
+}
+
+// targetMemory returns room for n targets.
+func (s *state) targetMemory(n int) []placement.Target {
+	at := len(s.targetSlab)
+	if cap(s.targetSlab)-at < n {
+		return make([]placement.Target, 0, n)
+	}
+	s.targetSlab = s.targetSlab[:at+n]
+	return s.targetSlab[at : at : at+n]
 }
 
 func (s *state) target(node string, mass float32, d latency.Direction, st latency.Statistic) placement.Target {
@@ -327,6 +389,9 @@ func represent(nodes []index.NodeCount, limit int, demand map[string]float32) []
 
 // peers finds the nodes that hold peers of a pod: not the pods that it takes the place of in a rollout.
 func (s *state) peers(nodes []index.NodeCount, revision index.Revision) []placement.Peer {
+	if len(nodes) == 0 {
+		return nil
+	}
 	ps := make([]placement.Peer, 0, len(nodes))
 	for _, nc := range nodes {
 		if revision.Replaces(nc.Revision) {
