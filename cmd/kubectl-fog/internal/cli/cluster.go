@@ -115,6 +115,27 @@ func (o *Options) Clients() (kubernetes.Interface, *client.Client, error) {
 // Read lists what a command needs, all kinds at once. A kind that is required and cannot be read is an error that names the missing
 // permission or CRD; an optional one is noted in Missing.
 func (o *Options) Read(ctx context.Context, required []Kind, optional ...Kind) (*Cluster, error) {
+	return o.ReadIn(ctx, Scope{}, required, optional...)
+}
+
+// Scope is a part of a cluster.
+type Scope struct {
+	// Namespace is the only one of which LatencyPolicy objects are read; "" is all.
+	Namespace string
+	// Fields are field selectors; nil is none.
+	Fields map[Kind]string
+}
+
+// of returns the namespace of which a kind is read.
+func (s Scope) of(k Kind) string {
+	if k == Policies {
+		return s.Namespace
+	}
+	return ""
+}
+
+// ReadIn is Read of a part of the cluster.
+func (o *Options) ReadIn(ctx context.Context, in Scope, required []Kind, optional ...Kind) (*Cluster, error) {
 	quiet() // client-go would log what the error says
 	core, ours, err := o.Clients()
 	if err != nil {
@@ -129,10 +150,10 @@ func (o *Options) Read(ctx context.Context, required []Kind, optional ...Kind) (
 	errs := map[Kind]error{}
 	for _, k := range slices.Concat(required, optional) {
 		wg.Go(func() {
-			if err := c.read(ctx, k, core, ours); err != nil {
+			if err := c.read(ctx, k, in, core, ours); err != nil {
 				mu.Lock()
 				defer mu.Unlock()
-				errs[k] = cannotList(k, err)
+				errs[k] = cannotList(k, in, err)
 			}
 		})
 	}
@@ -150,43 +171,44 @@ func (o *Options) Read(ctx context.Context, required []Kind, optional ...Kind) (
 	return c, nil
 }
 
-// A list that the API server may answer from memory: a second of age is no matter, and a large cluster's etcd is spared.
-var fromCache = metav1.ListOptions{ResourceVersion: "0"}
-
-func (c *Cluster) read(ctx context.Context, k Kind, core kubernetes.Interface, ours *client.Client) error {
+func (c *Cluster) read(ctx context.Context, k Kind, in Scope, core kubernetes.Interface, ours *client.Client) error {
+	// The API server may answer from memory: a second of age is no matter, and a large cluster's etcd is spared.
+	from := metav1.ListOptions{ResourceVersion: "0", FieldSelector: in.Fields[k]}
 	switch k {
 	case Nodes:
-		return list(ctx, &c.Nodes, core.CoreV1().Nodes().List, func(l *v1.NodeList) []v1.Node { return l.Items })
+		return list(ctx, from, &c.Nodes, core.CoreV1().Nodes().List, func(l *v1.NodeList) []v1.Node { return l.Items })
 	case Pods:
-		return list(ctx, &c.Pods, core.CoreV1().Pods("").List, func(l *v1.PodList) []v1.Pod { return l.Items })
+		return list(ctx, from, &c.Pods, core.CoreV1().Pods("").List, func(l *v1.PodList) []v1.Pod { return l.Items })
 	case Services:
-		return list(ctx, &c.Services, core.CoreV1().Services("").List, func(l *v1.ServiceList) []v1.Service { return l.Items })
+		return list(ctx, from, &c.Services, core.CoreV1().Services("").List, func(l *v1.ServiceList) []v1.Service { return l.Items })
 	case Namespaces:
-		return list(ctx, &c.Namespaces, core.CoreV1().Namespaces().List, func(l *v1.NamespaceList) []v1.Namespace { return l.Items })
+		return list(ctx, from, &c.Namespaces, core.CoreV1().Namespaces().List, func(l *v1.NamespaceList) []v1.Namespace { return l.Items })
 	case Policies:
-		return list(ctx, &c.Policies, ours.LatencyPolicies("").List, func(l *v1alpha1.LatencyPolicyList) []v1alpha1.LatencyPolicy { return l.Items })
+		return list(ctx, from, &c.Policies, ours.LatencyPolicies(in.Namespace).List, func(l *v1alpha1.LatencyPolicyList) []v1alpha1.LatencyPolicy { return l.Items })
 	case NodeLatencies:
-		return list(ctx, &c.NodeLatencies, ours.NodeLatencies().List, func(l *v1alpha1.NodeLatencyList) []v1alpha1.NodeLatency { return l.Items })
+		return list(ctx, from, &c.NodeLatencies, ours.NodeLatencies().List, func(l *v1alpha1.NodeLatencyList) []v1alpha1.NodeLatency { return l.Items })
 	case PersistentVolumes:
-		return list(ctx, &c.PersistentVolumes, core.CoreV1().PersistentVolumes().List, func(l *v1.PersistentVolumeList) []v1.PersistentVolume { return l.Items })
+		return list(ctx, from, &c.PersistentVolumes, core.CoreV1().PersistentVolumes().List, func(l *v1.PersistentVolumeList) []v1.PersistentVolume { return l.Items })
 	case PersistentVolumeClaims:
-		return list(ctx, &c.PersistentVolumeClaims, core.CoreV1().PersistentVolumeClaims("").List,
+		return list(ctx, from, &c.PersistentVolumeClaims, core.CoreV1().PersistentVolumeClaims("").List,
 			func(l *v1.PersistentVolumeClaimList) []v1.PersistentVolumeClaim { return l.Items })
 	case StorageClasses:
-		return list(ctx, &c.StorageClasses, core.StorageV1().StorageClasses().List, func(l *storagev1.StorageClassList) []storagev1.StorageClass { return l.Items })
+		return list(ctx, from, &c.StorageClasses, core.StorageV1().StorageClasses().List, func(l *storagev1.StorageClassList) []storagev1.StorageClass { return l.Items })
 	case CSINodes:
-		return list(ctx, &c.CSINodes, core.StorageV1().CSINodes().List, func(l *storagev1.CSINodeList) []storagev1.CSINode { return l.Items })
+		return list(ctx, from, &c.CSINodes, core.StorageV1().CSINodes().List, func(l *storagev1.CSINodeList) []storagev1.CSINode { return l.Items })
 	case ReplicaSets:
-		return list(ctx, &c.ReplicaSets, core.AppsV1().ReplicaSets("").List, func(l *appsv1.ReplicaSetList) []appsv1.ReplicaSet { return l.Items })
+		return list(ctx, from, &c.ReplicaSets, core.AppsV1().ReplicaSets("").List, func(l *appsv1.ReplicaSetList) []appsv1.ReplicaSet { return l.Items })
 	case PodDisruptionBudgets:
-		return list(ctx, &c.PodDisruptionBudgets, core.PolicyV1().PodDisruptionBudgets("").List,
+		return list(ctx, from, &c.PodDisruptionBudgets, core.PolicyV1().PodDisruptionBudgets("").List,
 			func(l *policyv1.PodDisruptionBudgetList) []policyv1.PodDisruptionBudget { return l.Items })
 	}
 	return fmt.Errorf("no kind %s", k)
 }
 
-func list[L runtime.Object, T any](ctx context.Context, to *[]*T, ask func(context.Context, metav1.ListOptions) (L, error), items func(L) []T) error {
-	l, err := ask(ctx, fromCache)
+func list[L runtime.Object, T any](ctx context.Context, from metav1.ListOptions, to *[]*T,
+	ask func(context.Context, metav1.ListOptions) (L, error), items func(L) []T,
+) error {
+	l, err := ask(ctx, from)
 	if err != nil {
 		return err
 	}
@@ -208,13 +230,18 @@ var ErrUnauthorized = errors.New("the API server does not know these credentials
 
 // PermissionError says which permission is missing.
 type PermissionError struct {
-	Verb     string
-	Resource string // with its group, as RBAC and `kubectl auth can-i` write it
+	Verb      string
+	Resource  string // with its group, as RBAC and `kubectl auth can-i` write it
+	Namespace string // where it is missing; "" is all
 }
 
 func (e *PermissionError) Error() string {
-	return fmt.Sprintf("no permission to %s %s: ask your administrator for the verb %q on %q in all namespaces (check: kubectl auth can-i %s %s -A)",
-		e.Verb, e.Resource, e.Verb, e.Resource, e.Verb, e.Resource)
+	where, flag := "in all namespaces", "-A"
+	if e.Namespace != "" {
+		where, flag = "in the namespace "+e.Namespace, "-n "+e.Namespace
+	}
+	return fmt.Sprintf("no permission to %s %s: ask your administrator for the verb %q on %q %s (check: kubectl auth can-i %s %s %s)",
+		e.Verb, e.Resource, e.Verb, e.Resource, where, e.Verb, e.Resource, flag)
 }
 
 // Resource returns a kind's name with its group, as `kubectl auth can-i` takes it.
@@ -225,10 +252,10 @@ func (k Kind) Resource() string {
 	return string(k)
 }
 
-func cannotList(k Kind, err error) error {
+func cannotList(k Kind, in Scope, err error) error {
 	switch {
 	case apierrors.IsForbidden(err):
-		return &PermissionError{Verb: "list", Resource: k.Resource()}
+		return &PermissionError{Verb: "list", Resource: k.Resource(), Namespace: in.of(k)}
 	case apierrors.IsNotFound(err) && (k == Policies || k == NodeLatencies):
 		return ErrNoCRDs
 	}

@@ -38,8 +38,8 @@ type Live struct {
 const retry = time.Second
 
 // Follow watches kinds until ctx ends. It returns when all of them were listed, or with the error that Read would give. An optional kind that
-// cannot be read is noted in Missing of each Cluster. fields, which may be nil, are field selectors.
-func (o *Options) Follow(ctx context.Context, fields map[Kind]string, required []Kind, optional ...Kind) (*Live, error) {
+// cannot be read is noted in Missing of each Cluster.
+func (o *Options) Follow(ctx context.Context, in Scope, required []Kind, optional ...Kind) (*Live, error) {
 	quiet()
 	core, ours, err := o.Clients()
 	if err != nil {
@@ -61,7 +61,7 @@ func (o *Options) Follow(ctx context.Context, fields map[Kind]string, required [
 	}
 	ctx = klog.NewContext(ctx, klog.Logger{})
 	for _, k := range append(append([]Kind{}, required...), optional...) {
-		lw, object := watchOf(k, fields[k], core, ours)
+		lw, object := watchOf(k, in, core, ours)
 		if lw == nil {
 			return nil, fmt.Errorf("no kind %s to watch", k)
 		}
@@ -90,9 +90,9 @@ func (o *Options) Follow(ctx context.Context, fields map[Kind]string, required [
 		go func() {
 			for ctx.Err() == nil {
 				err := reflector.ListAndWatchWithContext(ctx)
-				l.note(k, err)
+				l.note(k, in, err)
 				if err != nil {
-					once.Do(func() { first <- outcome{k, cannotFollow(k, err)} })
+					once.Do(func() { first <- outcome{k, cannotFollow(k, in, err)} })
 				}
 				select {
 				case <-ctx.Done():
@@ -119,19 +119,19 @@ func (o *Options) Follow(ctx context.Context, fields map[Kind]string, required [
 	return l, nil
 }
 
-func cannotFollow(k Kind, err error) error {
+func cannotFollow(k Kind, in Scope, err error) error {
 	// The reflector gets on with a list where it may not watch, and then stops at the watch.
 	if apierrors.IsForbidden(err) && strings.Contains(err.Error(), "cannot watch") {
-		return &PermissionError{Verb: "watch", Resource: k.Resource()}
+		return &PermissionError{Verb: "watch", Resource: k.Resource(), Namespace: in.of(k)}
 	}
-	return cannotList(k, err)
+	return cannotList(k, in, err)
 }
 
 // watchOf returns how a kind is listed and watched; nil for one that is not followed.
-func watchOf(k Kind, fields string, core kubernetes.Interface, ours *client.Client) (cache.ListerWatcher, runtime.Object) {
+func watchOf(k Kind, in Scope, core kubernetes.Interface, ours *client.Client) (cache.ListerWatcher, runtime.Object) {
 	coreKind := func(o runtime.Object) (cache.ListerWatcher, runtime.Object) {
 		return cache.NewFilteredListWatchFromClient(core.CoreV1().RESTClient(), string(k), metav1.NamespaceAll,
-			func(o *metav1.ListOptions) { o.FieldSelector = fields }), o
+			func(o *metav1.ListOptions) { o.FieldSelector = in.Fields[k] }), o
 	}
 	switch k {
 	case Nodes:
@@ -139,7 +139,13 @@ func watchOf(k Kind, fields string, core kubernetes.Interface, ours *client.Clie
 	case Pods:
 		return coreKind(&v1.Pod{})
 	case Policies:
-		return ours.ListWatchPolicies(), &v1alpha1.LatencyPolicy{}
+		policies := ours.LatencyPolicies(in.Namespace)
+		return &cache.ListWatch{
+			ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) { return policies.List(ctx, o) },
+			WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
+				return policies.Watch(ctx, o)
+			},
+		}, &v1alpha1.LatencyPolicy{}
 	case NodeLatencies:
 		return ours.ListWatchNodeLatencies(), &v1alpha1.NodeLatency{}
 	}
@@ -154,14 +160,14 @@ func (l *Live) notify() {
 }
 
 // note remembers what is wrong with a watch; one that ended as watches do is nothing.
-func (l *Live) note(k Kind, err error) {
+func (l *Live) note(k Kind, in Scope, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err == nil || apierrors.IsResourceExpired(err) || apierrors.IsGone(err) {
 		delete(l.troubles, k)
 		return
 	}
-	l.troubles[k] = cannotFollow(k, err)
+	l.troubles[k] = cannotFollow(k, in, err)
 	l.notify()
 }
 

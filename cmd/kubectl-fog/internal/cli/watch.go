@@ -21,15 +21,15 @@ func WatchFlag(fs *pflag.FlagSet, value *bool) {
 
 // Show reads a cluster and shows it once, or again and again where watching: on a terminal in the same place, else one after the other.
 // show writes to o.Out.
-func (o *Options) Show(ctx context.Context, watching bool, required, optional []Kind, show func(context.Context, *Cluster) error) error {
+func (o *Options) Show(ctx context.Context, watching bool, in Scope, required, optional []Kind, show func(context.Context, *Cluster) error) error {
 	if !watching {
-		c, err := o.Read(ctx, required, optional...)
+		c, err := o.ReadIn(ctx, in, required, optional...)
 		if err != nil {
 			return err
 		}
 		return show(ctx, c)
 	}
-	live, err := o.Follow(ctx, nil, required, optional...)
+	live, err := o.Follow(ctx, in, required, optional...)
 	if err != nil {
 		return err
 	}

@@ -197,7 +197,7 @@ func (c *command) run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("--selector=%s: %w", c.selector, err)
 	}
-	return c.Show(ctx, c.watch, []cli.Kind{cli.Nodes, cli.NodeLatencies}, nil, func(ctx context.Context, cluster *cli.Cluster) error {
+	return c.Show(ctx, c.watch, cli.Scope{}, []cli.Kind{cli.Nodes, cli.NodeLatencies}, nil, func(ctx context.Context, cluster *cli.Cluster) error {
 		list, err := Of(ctx, cluster, func(n *v1.Node) bool {
 			return selector.Matches(labels.Set(n.Labels)) && (len(c.names) == 0 || slices.Contains(c.names, n.Name))
 		})
