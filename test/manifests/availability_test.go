@@ -15,6 +15,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/cache"
 
@@ -230,7 +231,7 @@ func startStream(t *testing.T, ns string) *stream {
 			s.on[p.Name] = append(on, p.Spec.NodeName)
 		}
 	}
-	pods := cache.NewListWatchFromClient(control.Client().CoreV1().RESTClient(), "pods", ns, nil)
+	pods := cache.NewListWatchFromClient(control.Client().CoreV1().RESTClient(), "pods", ns, fields.Everything())
 	_, informer := cache.NewInformerWithOptions(cache.InformerOptions{
 		ListerWatcher: pods, ObjectType: &corev1.Pod{},
 		Handler: cache.ResourceEventHandlerFuncs{AddFunc: see, UpdateFunc: func(_, obj any) { see(obj) }},

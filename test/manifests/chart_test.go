@@ -62,7 +62,8 @@ func helm(t *testing.T, args ...string) (stdout, stderr string, err error) {
 // render returns the objects that the chart makes of some values.
 func render(t *testing.T, values string) []*unstructured.Unstructured {
 	t.Helper()
-	stdout, stderr, err := helm(t, "template", "fogsched", chart, "--namespace", systemNamespace, "--values", valuesFile(t, values))
+	stdout, stderr, err := helm(t, "template", "fogsched", chart, "--namespace", systemNamespace, "--values", valuesFile(t, values),
+		"--api-versions", "monitoring.coreos.com/v1")
 	if err != nil {
 		t.Fatalf("helm template: %v\n%s", err, stderr)
 	}
@@ -89,6 +90,7 @@ func TestChartIsKustomize(t *testing.T) {
 		{overlays + "microk8s", "{scheduler: {image: {pullPolicy: Never}, controlPlaneLabel: node.kubernetes.io/microk8s-controlplane}, prober: {image: {pullPolicy: Never}}}"},
 		{overlays + "replace-default", "{replaceDefault: true, scheduler: {replicas: 2}}"},
 		{"test/integration/testdata/authenticated-probes", "{prober: {authenticationSecret: fogprobe-key}}"},
+		{"test/manifests/testdata/monitoring", "{monitoring: {enabled: true}}"},
 		{"manifests/base", "{scheduler: {image: {tag: dev}}, prober: {enabled: false}, networkPolicy: {enabled: false}}"},
 	} {
 		t.Run(filepath.Base(tc.overlay), func(t *testing.T) {
@@ -296,6 +298,7 @@ func TestChartRefuses(t *testing.T) {
 		`{prober: {args: {interval: 10s}}}`:                    `at '/prober/args': got object, want array`,
 		`{networkPolicy: {apiServerPorts: [70000]}}`:           `at '/networkPolicy/apiServerPorts/0'`,
 		`{imagePullSecrets: [registry]}`:                       `at '/imagePullSecrets/0': got string, want object`,
+		`{monitoring: {enabled: true}}`:                        `monitoring.enabled needs the Prometheus Operator`,
 		`{replaceDefault: true}`:                               `replaceDefault needs scheduler.replicas of 2 or more`,
 		`{replaceDefault: true, scheduler: {config: {apiVersion: kubescheduler.config.k8s.io/v1, kind: KubeSchedulerConfiguration, profiles: [{}]}, replicas: 2}}`: `scheduler.config is the whole configuration`,
 	} {
@@ -345,7 +348,7 @@ func TestChartSchema(t *testing.T) {
 	}
 	for plugin, args := range map[string]any{"nodeLatency": nodelatency.Args{}, "nodeMetrics": nodemetrics.Args{}} {
 		var want []string
-		for f := range fields(reflect.TypeOf(args)) {
+		for f := range jsonFields(reflect.TypeOf(args)) {
 			want = append(want, f)
 		}
 		slices.Sort(want)
@@ -366,15 +369,15 @@ func TestChartSchema(t *testing.T) {
 	if diff := cmp.Diff(slices.Sorted(maps.Keys(values)), properties()); diff != "" {
 		t.Errorf("values.yaml (-) and the schema (+):\n%s", diff)
 	}
-	for _, part := range []string{"scheduler", "prober", "networkPolicy", "crds"} {
+	for _, part := range []string{"scheduler", "prober", "networkPolicy", "monitoring", "crds"} {
 		if diff := cmp.Diff(slices.Sorted(maps.Keys(values[part].(map[string]any))), properties(part)); diff != "" {
 			t.Errorf("%s in values.yaml (-) and the schema (+):\n%s", part, diff)
 		}
 	}
 }
 
-// fields yields the JSON names of a struct's own fields.
-func fields(of reflect.Type) func(yield func(string) bool) {
+// jsonFields yields the JSON names of a struct's own fields.
+func jsonFields(of reflect.Type) func(yield func(string) bool) {
 	return func(yield func(string) bool) {
 		for i := range of.NumField() {
 			name, options, _ := strings.Cut(of.Field(i).Tag.Get("json"), ",")

@@ -18,6 +18,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -65,7 +66,7 @@ func run(m *testing.M) int {
 			Name: controlPlane, Labels: map[string]string{"node-role.kubernetes.io/control-plane": ""},
 			Taints: []corev1.Taint{{Key: "node-role.kubernetes.io/control-plane", Effect: corev1.TaintEffectNoSchedule}},
 		},
-		cluster.Node{Name: worker},
+		cluster.Node{Name: worker, Capacity: corev1.ResourceList{corev1.ResourcePods: resource.MustParse("5k")}},
 		cluster.Node{Name: special, Taints: []corev1.Taint{{Key: "example.org/special", Effect: corev1.TaintEffectNoSchedule}}},
 	)
 	if err != nil {
