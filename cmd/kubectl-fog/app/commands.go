@@ -6,10 +6,12 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/fogsched/fogsched/cmd/kubectl-fog/internal/cli"
+	"github.com/fogsched/fogsched/cmd/kubectl-fog/internal/doctor"
 	"github.com/fogsched/fogsched/cmd/kubectl-fog/internal/explain"
 )
 
 // commands make the subcommands, in the order of the help.
 var commands = []func(*cli.Options) *cobra.Command{
+	doctor.NewCommand,
 	explain.NewCommand,
 }
