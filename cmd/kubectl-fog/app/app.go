@@ -68,6 +68,8 @@ Nothing is changed in the cluster: every command only reads.`,
 		return fmt.Errorf("%w (%s --help explains)", err, c.CommandPath())
 	})
 	o.AddFlags(cmd.PersistentFlags())
+	_ = cmd.RegisterFlagCompletionFunc("namespace", o.CompleteNamespaces)
+	_ = cmd.RegisterFlagCompletionFunc("color", cli.CompleteWords("auto", "always", "never"))
 	for _, make := range commands {
 		cmd.AddCommand(make(o))
 	}

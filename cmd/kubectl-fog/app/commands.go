@@ -6,12 +6,20 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/fogsched/fogsched/cmd/kubectl-fog/internal/cli"
+	"github.com/fogsched/fogsched/cmd/kubectl-fog/internal/completion"
 	"github.com/fogsched/fogsched/cmd/kubectl-fog/internal/doctor"
 	"github.com/fogsched/fogsched/cmd/kubectl-fog/internal/explain"
+	"github.com/fogsched/fogsched/cmd/kubectl-fog/internal/matrix"
+	"github.com/fogsched/fogsched/cmd/kubectl-fog/internal/nodes"
+	"github.com/fogsched/fogsched/cmd/kubectl-fog/internal/policy"
 )
 
 // commands make the subcommands, in the order of the help.
 var commands = []func(*cli.Options) *cobra.Command{
 	doctor.NewCommand,
 	explain.NewCommand,
+	nodes.NewCommand,
+	matrix.NewCommand,
+	policy.NewCommand,
+	completion.NewCommand,
 }
