@@ -70,31 +70,28 @@ type Row struct {
 	dense atomic.Pointer[[]float32]
 }
 
-// Dense returns each node's distance in microseconds, in which an unknown one counts as the median of the known; nil where none is known. It
-// is for ranking nodes roughly, where a median is as good as unknown can be. It must not be changed. The first call costs O(nodes · log nodes).
+// Dense returns each node's distance in microseconds, in which an unknown one counts as about the median of the known; nil where none is known.
+// It is for ranking nodes roughly, where a median is as good as unknown can be. It must not be changed. The first call costs O(nodes).
 func (r *Row) Dense() []float32 {
 	if d := r.dense.Load(); d != nil {
 		return *d
 	}
-	known := make([]float32, 0, len(r.RTT))
+	known := 0
 	for _, rtt := range r.RTT {
-		if us, ok := rtt.Micros(); ok {
-			known = append(known, us)
+		if rtt.Known() {
+			known++
 		}
 	}
 	var d []float32
 	switch {
-	case len(known) < 2: // the target's own distance to itself is no sign of anything
-	case len(known) == len(r.RTT):
-		d = known
-		if unsafe.Sizeof(RTT{}) == unsafe.Sizeof(float32(0)) {
-			// Where all is known the row is what is wanted, and no copy has to be kept.
-			d = unsafe.Slice((*float32)(unsafe.Pointer(unsafe.SliceData(r.RTT))), len(r.RTT))
-		}
+	case known < 2: // the target's own distance to itself is no sign of anything
+	case known == len(r.RTT):
+		// Where all is known the row is what is wanted, and no copy has to be kept.
+		const _ = -(unsafe.Sizeof(RTT{}) ^ unsafe.Sizeof(float32(0))) // both are one float32, or this does not compile
+		d = unsafe.Slice((*float32)(unsafe.Pointer(unsafe.SliceData(r.RTT))), len(r.RTT))
 	default:
 		d = make([]float32, len(r.RTT))
-		slices.Sort(known)
-		median := known[len(known)/2]
+		median := r.median(known)
 		for i, rtt := range r.RTT {
 			if us, ok := rtt.Micros(); ok {
 				d[i] = us
@@ -105,6 +102,27 @@ func (r *Row) Dense() []float32 {
 	}
 	r.dense.Store(&d)
 	return d
+}
+
+// median returns the median, in microseconds, of so many known distances; of very many, that of some, evenly spread.
+func (r *Row) median(known int) float32 {
+	var buffer [512]float32
+	some := buffer[:0]
+	step := 1 + (known-1)/len(buffer)
+	next := 0
+	for _, rtt := range r.RTT {
+		us, ok := rtt.Micros()
+		if !ok {
+			continue
+		}
+		if next == 0 {
+			some = append(some, us)
+			next = step
+		}
+		next--
+	}
+	slices.Sort(some)
+	return some[len(some)/2]
 }
 
 // Picture is what a snapshot is made of. Nothing in it may be changed afterwards.
@@ -130,11 +148,12 @@ type Picture struct {
 // Snapshot is the immutable picture of all pairs that a scheduling cycle reads. It keeps the measured pairs sparse and
 // builds rows when they are first asked for; there is no N² memory. It is safe for concurrent use without locks.
 type Snapshot struct {
-	built time.Time
-	names []string
-	index map[string]int32
-	out   [][]Edge
-	in    [][]incoming
+	serial uint64
+	built  time.Time
+	names  []string
+	index  map[string]int32
+	out    [][]Edge
+	in     [][]incoming
 	// rankings, and what leads to a node among them; nil where there are none.
 	rankings    [][]Edge
 	rankingsIn  [][]incoming
@@ -160,7 +179,7 @@ func NewSnapshot(p *Picture) *Snapshot {
 func newSnapshot(p *Picture, in [][]incoming, twins [][]int32) *Snapshot {
 	n := len(p.Names)
 	s := &Snapshot{
-		built: p.Built, names: p.Names, index: p.Index, out: p.Edges, in: in, coordinates: p.Coordinates, zones: p.Zones,
+		serial: serials.Add(1), built: p.Built, names: p.Names, index: p.Index, out: p.Edges, in: in, coordinates: p.Coordinates, zones: p.Zones,
 		noise: max(p.Noise, noiseRatio),
 	}
 	if p.Coordinates != nil {
@@ -266,6 +285,12 @@ func pairs(out [][]Edge, in [][]incoming, node int32, f func(other int32, own, o
 		}
 	}
 }
+
+// serials counts the snapshots of the process.
+var serials atomic.Uint64
+
+// Serial tells snapshots apart, and keeps none of them alive: no two of a process have the same.
+func (s *Snapshot) Serial() uint64 { return s.serial }
 
 // Built returns when the snapshot was made.
 func (s *Snapshot) Built() time.Time { return s.built }

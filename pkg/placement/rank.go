@@ -41,6 +41,23 @@ func (r *Ranker) Rank(entries []Entry, n int) bool {
 	return known
 }
 
+// AppendKey appends what Rank's order depends on, beside the rows: of two lists of entries on the rows of the same nodes, which have the same key,
+// the order is the same.
+func (e *Entry) AppendKey(key []int32) []int32 {
+	nearest := int32(0)
+	if e.nearest {
+		nearest = 1
+	}
+	bits := func(f float32) int32 { return int32(math.Float32bits(f)) }
+	key = append(key, bits(e.weight), nearest, int32(len(e.columns)))
+	for i := range e.columns {
+		c := &e.columns[i]
+		// What is added is the same for all nodes.
+		key = append(key, c.node, bits(c.mass), bits(c.cap), bits(c.scale))
+	}
+	return key
+}
+
 // stride returns the step that takes at most maxRankColumns of so many.
 func stride(columns int) int { return 1 + (columns-1)/maxRankColumns }
 

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -54,12 +55,14 @@ type narrowing struct {
 	wides, untils atomic.Int64
 
 	scratch sync.Pool // of *narrowScratch
+	orders  orders
 }
 
 // narrowScratch is the memory of one narrowing.
 type narrowScratch struct {
 	ranker  placement.Ranker
 	entries []placement.Entry
+	key     []int32
 }
 
 // Prometheus looks a label's value up anew each time, and allocates for it.
@@ -117,19 +120,14 @@ func (p *NodeLatency) narrow(ctx context.Context, s *state, pod *v1.Pod, nodes i
 		scratch = &narrowScratch{}
 	}
 	defer n.scratch.Put(scratch)
-	scratch.entries = scratch.entries[:0]
-	for i := range s.entries {
-		scratch.entries = append(scratch.entries, s.entries[i].Entry)
-	}
-	known := scratch.ranker.Rank(scratch.entries, s.snap.Len())
-	clear(scratch.entries) // the pool must not keep a snapshot alive
-	if !known {
+	patience := patienceFactor * p.candidates
+	first, rest := n.ascending(scratch, s, patience)
+	if first == nil && !rest {
 		return nil
 	}
 	room := newRoom(pod)
 	names := make(sets.Set[string], p.candidates)
-	patience := patienceFactor * p.candidates
-	scratch.ranker.Ascending(func(number int32) bool {
+	look := func(number int32) bool {
 		if s.hard && s.judge(number) != "" {
 			return true // an array load: these do not count
 		}
@@ -139,7 +137,26 @@ func (p *NodeLatency) narrow(ctx context.Context, s *state, pod *v1.Pod, nodes i
 		}
 		patience--
 		return patience > 0 && len(names) < p.candidates
-	})
+	}
+	more := true
+	for _, number := range first {
+		if more = look(number); !more {
+			break
+		}
+	}
+	if more && rest {
+		if first != nil && !scratch.rank(s) {
+			return nil
+		}
+		skip := len(first)
+		scratch.ranker.Ascending(func(number int32) bool {
+			if skip > 0 {
+				skip--
+				return true
+			}
+			return look(number)
+		})
+	}
 	if len(names) < p.candidates/enoughShare {
 		countNoRoom.Inc()
 		return nil
@@ -148,6 +165,74 @@ func (p *NodeLatency) narrow(ctx context.Context, s *state, pod *v1.Pod, nodes i
 	countNarrowed.Inc()
 	s.result.NodeNames = names
 	return &s.result
+}
+
+// rank ranks all nodes by what the pod wants. It returns false where nothing is known of any.
+func (x *narrowScratch) rank(s *state) bool {
+	x.entries = x.entries[:0]
+	for i := range s.entries {
+		x.entries = append(x.entries, s.entries[i].Entry)
+	}
+	known := x.ranker.Rank(x.entries, s.snap.Len())
+	clear(x.entries) // the pool must not keep a snapshot alive
+	return known
+}
+
+// orders remembers in which order the nodes are looked at. The pods of one workload, and of all that call the same servers, want the same, and
+// ranking all nodes of a large cluster is most of what narrowing takes. It is a table in which a new order takes an old one's place. Reading takes
+// no lock.
+type orders struct {
+	slots [2048]struct {
+		order atomic.Pointer[order]
+		// seen is the hash that was looked for last: what is asked for once is not worth remembering.
+		seen atomic.Uint64
+	}
+}
+
+// order is the beginning of an order. It is immutable.
+type order struct {
+	key, nodes []int32
+	rest       bool // there are more nodes
+}
+
+// ascending returns the first nodes in the order of their cost, and whether more come. These come from the ranker, which was asked already where
+// first is nil. Where nothing is known of any node there are none.
+func (n *narrowing) ascending(x *narrowScratch, s *state, count int) (first []int32, rest bool) {
+	serial := s.snap.Serial()
+	x.key = append(x.key[:0], int32(serial), int32(serial>>32), int32(count))
+	for i := range s.entries {
+		e := &s.entries[i]
+		x.key = append(x.key, int32(e.direction), int32(e.statistic))
+		x.key = e.AppendKey(x.key)
+	}
+	hash := uint64(14695981039346656037) // FNV-1a
+	for _, v := range x.key {
+		hash = (hash ^ uint64(uint32(v))) * 1099511628211
+	}
+	slot := &n.orders.slots[(hash^hash>>32)%uint64(len(n.orders.slots))]
+	if o := slot.order.Load(); o != nil && slices.Equal(o.key, x.key) {
+		return o.nodes, o.rest
+	}
+	if !x.rank(s) {
+		return nil, false
+	}
+	if slot.seen.Swap(hash) != hash {
+		return nil, true
+	}
+	memory := make([]int32, 0, len(x.key)+count)
+	memory = append(memory, x.key...)
+	o := &order{key: memory[:len(x.key):len(x.key)]}
+	x.ranker.Ascending(func(number int32) bool {
+		if len(memory) == cap(memory) {
+			o.rest = true
+			return false
+		}
+		memory = append(memory, number)
+		return true
+	})
+	o.nodes = memory[len(x.key):]
+	slot.order.Store(o)
+	return o.nodes, o.rest
 }
 
 // cannotTell reports whether something decides about the pod's nodes of which room knows nothing.
