@@ -7,6 +7,7 @@ import (
 
 	"github.com/fogsched/fogsched/cmd/kubectl-fog/internal/cli"
 	"github.com/fogsched/fogsched/cmd/kubectl-fog/internal/completion"
+	"github.com/fogsched/fogsched/cmd/kubectl-fog/internal/convert"
 	"github.com/fogsched/fogsched/cmd/kubectl-fog/internal/doctor"
 	"github.com/fogsched/fogsched/cmd/kubectl-fog/internal/explain"
 	"github.com/fogsched/fogsched/cmd/kubectl-fog/internal/matrix"
@@ -21,5 +22,6 @@ var commands = []func(*cli.Options) *cobra.Command{
 	nodes.NewCommand,
 	matrix.NewCommand,
 	policy.NewCommand,
+	convert.NewCommand,
 	completion.NewCommand,
 }
