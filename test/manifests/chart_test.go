@@ -321,7 +321,7 @@ func TestChartLint(t *testing.T) {
 	}
 }
 
-// The schema knows every argument of the plugins, and every object in it says what it takes.
+// The schema knows every argument of the plugins and every value, and so does the document.
 func TestChartSchema(t *testing.T) {
 	root, err := cluster.RepoRoot()
 	if err != nil {
@@ -365,6 +365,25 @@ func TestChartSchema(t *testing.T) {
 	if err := yaml.UnmarshalStrict(content, &values); err != nil {
 		t.Fatal(err)
 	}
+	document, err := os.ReadFile(filepath.Join(root, "docs", "install.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for part, inner := range values {
+		names := []string{part}
+		if m, ok := inner.(map[string]any); ok {
+			names = nil
+			for name := range m {
+				names = append(names, part+"."+name)
+			}
+		}
+		for _, name := range names {
+			if !strings.Contains(string(document), "`"+name+"`") {
+				t.Errorf("docs/install.md does not explain the value %s", name)
+			}
+		}
+	}
+
 	values["global"] = nil
 	if diff := cmp.Diff(slices.Sorted(maps.Keys(values)), properties()); diff != "" {
 		t.Errorf("values.yaml (-) and the schema (+):\n%s", diff)
