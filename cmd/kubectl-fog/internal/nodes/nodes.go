@@ -229,8 +229,8 @@ func Of(ctx context.Context, c *cli.Cluster, wanted func(*v1.Node) bool) (*List,
 	list := &List{ReadAt: metav1.NewTime(c.ReadAt), Nodes: []Node{}, Coverage: Coverage{Nodes: network.Len()}}
 	list.Coverage.MeasuredPairs, list.Coverage.Pairs = network.Coverage()
 	for _, n := range c.Nodes {
-		node := of(n, reports[n.Name], doubts[n.Name], c.ReadAt)
-		if !slices.ContainsFunc(node.Marks, func(m Mark) bool { return m != Misplaced && m != BadPosition }) {
+		node := About(n, reports[n.Name], doubts[n.Name], c.ReadAt)
+		if node.Reports() {
 			list.Coverage.Reporting++
 		}
 		if wanted == nil || wanted(n) {
@@ -276,8 +276,13 @@ func parallel(n int, make func() func(int)) {
 	wg.Wait()
 }
 
-// of says of a node what takes no other node.
-func of(n *v1.Node, report *v1alpha1.NodeLatency, doubt store.Doubt, now time.Time) Node {
+// Reports says whether what the node itself measured counts.
+func (n *Node) Reports() bool {
+	return !slices.ContainsFunc(n.Marks, func(m Mark) bool { return m != Misplaced && m != BadPosition })
+}
+
+// About says of a node what takes no other node: all but its distances. report is nil where there is none.
+func About(n *v1.Node, report *v1alpha1.NodeLatency, doubt store.Doubt, now time.Time) Node {
 	at := cli.LocationOf(n)
 	node := Node{Name: n.Name, Region: at.Region, Zone: at.Zone, Ready: ready(n), Unschedulable: n.Spec.Unschedulable}
 	mark := func(m Mark, is bool) {

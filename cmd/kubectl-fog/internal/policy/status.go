@@ -307,6 +307,9 @@ var styles = map[State]cli.Style{
 	Kept: cli.Good, Broken: cli.Bad, Unmeasured: cli.Warn, NoTargets: cli.Warn, Invalid: cli.Bad, OutOfDate: cli.Warn, NoStatus: cli.Warn,
 }
 
+// StyleOf returns the colour of a state.
+func StyleOf(s State) cli.Style { return styles[s] }
+
 // stateText is the state with its figures.
 func (e *Entry) stateText() string {
 	switch e.State {
