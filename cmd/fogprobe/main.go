@@ -50,6 +50,9 @@ Flags:
 // defaultPairMetrics is that of a full mesh of 50 nodes.
 const defaultPairMetrics = 2500
 
+// version is set by the linker.
+var version = "unknown"
+
 type flags struct {
 	publish.Options
 	bind, service, interest, kubeconfig, http, logLevel, logFormat string
@@ -117,7 +120,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	return context.Cause(ctx)
 }
 
-// parse reads the command line. With --help it prints the help and returns pflag.ErrHelp.
+// parse reads the command line. With --help or --version it prints that and returns pflag.ErrHelp.
 func parse(args []string, getenv func(string) string, stdout io.Writer) (*flags, error) {
 	f := &flags{}
 	set := pflag.NewFlagSet("fogprobe", pflag.ContinueOnError)
@@ -151,9 +154,14 @@ func parse(args []string, getenv func(string) string, stdout io.Writer) (*flags,
 	set.StringVar(&f.http, "http-address", ":8621", "TCP `address` of /metrics, /healthz and /readyz; \"\" for none")
 	set.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
 	set.StringVar(&f.logFormat, "log-format", "text", "text or json")
+	printVersion := set.Bool("version", false, "print the version and end")
 	set.Usage = func() { fmt.Fprint(stdout, usage+set.FlagUsagesWrapped(110)) }
 	if err := set.Parse(args); err != nil {
 		return nil, err
+	}
+	if *printVersion {
+		fmt.Fprintln(stdout, "fogprobe", version)
+		return nil, pflag.ErrHelp
 	}
 	if set.NArg() > 0 {
 		return nil, fmt.Errorf("unexpected argument %q", set.Arg(0))

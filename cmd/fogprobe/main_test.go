@@ -39,6 +39,16 @@ func TestHelpTeaches(t *testing.T) {
 	}
 }
 
+func TestVersion(t *testing.T) {
+	var out bytes.Buffer
+	if err := run(t.Context(), []string{"--version"}, env(), &out, io.Discard); err != nil {
+		t.Fatal(err)
+	}
+	if want := "fogprobe " + version + "\n"; out.String() != want {
+		t.Errorf("printed %q, want %q", out.String(), want)
+	}
+}
+
 func TestFlags(t *testing.T) {
 	for name, tc := range map[string]struct {
 		args     []string
