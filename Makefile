@@ -256,9 +256,22 @@ image: bin/cyclonedx-gomod ## images fogsched:dev and fogprobe:dev, in Docker an
 		$(if $(PLATFORMS),-platforms '$(PLATFORMS)') $(if $(GO_IMAGE),-go-image '$(GO_IMAGE)') $(if $(BASE_IMAGE),-base-image '$(BASE_IMAGE)')
 
 .PHONY: test-image
-test-image: bin/cyclonedx-gomod ## what the Dockerfile makes of the programs, for amd64 and arm64, by both of Docker's builders; leaves out/image
-	@echo "compiling the tests …"
-	go test -tags image -count=1 -timeout 30m -v ./test/image
+test-image: bin/cyclonedx-gomod bin/helm ## what the Dockerfile makes of the programs, for amd64 and arm64, by both of Docker's builders; leaves out/image
+	@go build -o bin/ ./hack/image ./hack/release
+	VERSION='$(VERSION)' COMMIT='$(COMMIT)' go test -tags image -count=1 -timeout 30m -v ./test/image
+
+# ALLOW_DIRTY=1 makes one of a tree with work in it, to try out.
+.PHONY: release
+release: bin/cyclonedx-gomod bin/helm ## the files of a release in out/release (VERSION=v0.1.0 BASE_URL= IMAGE_PREFIX= PROGRAMS= PLATFORMS=; about 10 min): docs/release.md
+	@go build -o bin/release ./hack/release
+	@exec bin/release -version '$(if $(filter-out file,$(origin VERSION)),$(VERSION))' -commit '$(COMMIT)' -epoch '$(or $(SOURCE_DATE_EPOCH),$(shell git log -1 --format=%ct),0)' \
+		$(if $(BASE_URL),-base-url '$(BASE_URL)') $(if $(IMAGE_PREFIX),-image-prefix '$(IMAGE_PREFIX)') $(if $(PLATFORMS),-platforms '$(PLATFORMS)') \
+		$(if $(filter-out 0 false no,$(ALLOW_DIRTY)),-allow-dirty) $(PROGRAMS)
+
+.PHONY: test-release
+test-release: tools bin/cyclonedx-gomod bin/helm bin/kubectl bin/krew bin/validate-krew-manifest ## what a release has in it, that it is reproducible, and that kubectl, krew and helm take it
+	@go build -o bin/release ./hack/release
+	go test -tags release -count=1 -timeout 20m -v ./test/release
 
 # The images of the end-to-end tests: made when there are none, or when a program's source changed since.
 out/image/fogsched.tar out/image/fogprobe.tar &: Dockerfile .dockerignore go.mod go.sum hack/release/ldflags.sh \

@@ -101,10 +101,10 @@ func (b *builder) chooseBases(ctx context.Context) error {
 		b.offline = strings.HasPrefix(b.goImage, localGo+":")
 		return nil
 	}
-	if !b.engine.Own() && kind.RegistryAnswers(ctx) {
+	if !b.local && !b.engine.Own() && kind.RegistryAnswers(ctx) {
 		return nil // what the Dockerfile names
 	}
-	say("no registry answers: putting this machine's Go and its modules into an image (about 20 s)")
+	say("without a registry: putting this machine's Go and its modules into an image (about 20 s)")
 	name, err := importLocalGo(ctx, b.engine, b.root)
 	if err != nil {
 		return fmt.Errorf("an image of this machine's Go: %w", err)

@@ -41,6 +41,7 @@ type options struct {
 	platforms []string // empty: the engine's
 	goImage   string   // empty: the Dockerfile's, or a local one
 	baseImage string
+	local     bool // use no registry
 	out       string
 	version   string
 	commit    string
@@ -55,6 +56,7 @@ func main() {
 	platforms := flag.String("platforms", "", "comma-separated, such as linux/amd64,linux/arm64; default: the engine's own")
 	flag.StringVar(&o.goImage, "go-image", "", "image to compile in (GO_IMAGE of the Dockerfile)")
 	flag.StringVar(&o.baseImage, "base-image", "", "image that the programs stand on (BASE_IMAGE of the Dockerfile), such as scratch")
+	flag.BoolVar(&o.local, "local", false, "compile with this machine's Go and modules, on an empty image, also where a registry answers")
 	flag.StringVar(&o.out, "out", "out/image", "folder of archives and SBOMs")
 	flag.StringVar(&o.version, "version", "unknown", "version of the programs")
 	flag.StringVar(&o.commit, "commit", "unknown", "commit that they are built from")
