@@ -386,14 +386,19 @@ func pollIn(ctx context.Context, t *testing.T, timeout time.Duration, what strin
 	defer cancel()
 	ticker := time.NewTicker(25 * time.Millisecond)
 	defer ticker.Stop()
+	var seen string
 	for {
 		amiss, err := check(ctx)
 		if err == nil && amiss == "" {
 			return
 		}
+		// What cut a check short says less than what the one before it saw.
+		if seen == "" || ctx.Err() == nil {
+			seen = fmt.Sprintf("%s (error: %v)", amiss, err)
+		}
 		select {
 		case <-ctx.Done():
-			t.Fatalf("waited in vain for %s; last seen: %s (error: %v)", what, amiss, err)
+			t.Fatalf("waited in vain for %s; last seen: %s", what, seen)
 		case <-ticker.C:
 		}
 	}
