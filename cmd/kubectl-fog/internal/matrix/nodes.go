@@ -90,8 +90,15 @@ func (m *nodeMatrix) each(f func(from, to *place, e *latency.Estimate) error) er
 
 func (m *nodeMatrix) list() error {
 	t := &cli.Table{Columns: []cli.Column{
-		{Name: "FROM", Cut: true}, {Name: "TO", Cut: true}, {Name: "TYPICAL", Right: true}, {Name: "TAIL", Right: true}, {Name: "PROVENANCE"},
-		{Name: "AGE", Right: true, Drop: 3}, {Name: "LOSS", Right: true, Drop: 4}, {Name: "FROM ZONE", Drop: 1}, {Name: "TO ZONE", Drop: 2},
+		{Name: "FROM", Cut: true},
+		{Name: "TO", Cut: true},
+		{Name: "TYPICAL", Right: true},
+		{Name: "TAIL", Right: true},
+		{Name: "PROVENANCE"},
+		{Name: "AGE", Right: true, Drop: 3},
+		{Name: "LOSS", Right: true, Drop: 4},
+		{Name: "FROM ZONE", Drop: 1},
+		{Name: "TO ZONE", Drop: 2},
 	}}
 	err := m.each(func(from, to *place, e *latency.Estimate) error {
 		measured := e.Provenance.IsMeasured()

@@ -215,8 +215,13 @@ func (m *siteMatrix) label() string {
 
 func (m *siteMatrix) list() error {
 	t := &cli.Table{Columns: []cli.Column{
-		{Name: "FROM", Cut: true}, {Name: "TO", Cut: true}, {Name: "TYPICAL", Right: true}, {Name: "TAIL", Right: true, Drop: 3},
-		{Name: "LEAST", Right: true, Drop: 4}, {Name: "MOST", Right: true, Drop: 5}, {Name: "MEASURED", Right: true, Drop: 6},
+		{Name: "FROM", Cut: true},
+		{Name: "TO", Cut: true},
+		{Name: "TYPICAL", Right: true},
+		{Name: "TAIL", Right: true, Drop: 3},
+		{Name: "LEAST", Right: true, Drop: 4},
+		{Name: "MOST", Right: true, Drop: 5},
+		{Name: "MEASURED", Right: true, Drop: 6},
 		{Name: "PAIRS", Right: true, Drop: 7},
 	}}
 	if m.by == byZone {

@@ -460,14 +460,26 @@ func (c *command) print(list *List, wide bool) error {
 		return nil
 	}
 	t := &cli.Table{Columns: []cli.Column{
-		{Name: "NODE", Cut: true}, {Name: "ZONE", Cut: true, Drop: 4}, {Name: "STATUS"}, {Name: "TYPICAL", Right: true},
-		{Name: "NEAREST", Cut: true, Drop: 6}, {Name: "FARTHEST", Cut: true, Drop: 3}, {Name: "LOSS", Right: true, Drop: 5},
-		{Name: "CONTROL", Right: true, Drop: 2}, {Name: "AGE", Right: true, Drop: 7}, {Name: "MEASURED", Right: true, Drop: 1},
+		{Name: "NODE", Cut: true},
+		{Name: "ZONE", Cut: true, Drop: 4},
+		{Name: "STATUS"},
+		{Name: "TYPICAL", Right: true},
+		{Name: "NEAREST", Cut: true, Drop: 6},
+		{Name: "FARTHEST", Cut: true, Drop: 3},
+		{Name: "LOSS", Right: true, Drop: 5},
+		{Name: "CONTROL", Right: true, Drop: 2},
+		{Name: "AGE", Right: true, Drop: 7},
+		{Name: "MEASURED", Right: true, Drop: 1},
 	}}
 	if wide {
 		t.Columns = append(t.Columns, []cli.Column{
-			{Name: "PAIRS", Right: true}, {Name: "ZONE MEDIAN", Right: true}, {Name: "COORDINATE", Right: true}, {Name: "RANKING", Right: true},
-			{Name: "UNKNOWN", Right: true}, {Name: "PEERS", Right: true}, {Name: "REGION"},
+			{Name: "PAIRS", Right: true},
+			{Name: "ZONE MEDIAN", Right: true},
+			{Name: "COORDINATE", Right: true},
+			{Name: "RANKING", Right: true},
+			{Name: "UNKNOWN", Right: true},
+			{Name: "PEERS", Right: true},
+			{Name: "REGION"},
 		}...)
 	}
 	marked := map[Mark]bool{}

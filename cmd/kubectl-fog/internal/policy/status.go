@@ -344,8 +344,13 @@ func (c *status) print(list *StatusList, namespace string) error {
 		return nil
 	}
 	t := &cli.Table{Columns: []cli.Column{
-		{Name: "POLICY / ENTRY", Cut: true}, {Name: "STATE", Cut: true}, {Name: "PODS", Right: true, Drop: 3}, {Name: "TYPICAL", Right: true}, {Name: "TAIL", Right: true, Drop: 2},
-		{Name: "LIMIT", Right: true, Drop: 4}, {Name: "WORST PAIR", Cut: true, Drop: 1},
+		{Name: "POLICY / ENTRY", Cut: true},
+		{Name: "STATE", Cut: true},
+		{Name: "PODS", Right: true, Drop: 3},
+		{Name: "TYPICAL", Right: true},
+		{Name: "TAIL", Right: true, Drop: 2},
+		{Name: "LIMIT", Right: true, Drop: 4},
+		{Name: "WORST PAIR", Cut: true, Drop: 1},
 	}}
 	wide := c.output == "wide"
 	if wide {
@@ -360,7 +365,9 @@ func (c *status) print(list *StatusList, namespace string) error {
 			name = p.Namespace + "/" + p.Name
 		}
 		row := []any{
-			cli.Cell{Text: name, Style: cli.Bold}, cli.Cell{Text: string(p.State), Style: styles[p.State]}, p.Pods,
+			cli.Cell{Text: name, Style: cli.Bold},
+			cli.Cell{Text: string(p.State), Style: styles[p.State]},
+			p.Pods,
 			mark(p.Typical, p.Estimated), mark(p.Tail, p.Estimated), "", "",
 		}
 		if p.State == NoStatus {
@@ -373,7 +380,9 @@ func (c *status) print(list *StatusList, namespace string) error {
 		for j := range p.Entries {
 			e := &p.Entries[j]
 			row := []any{
-				e.what(), cli.Cell{Text: e.stateText(), Style: styles[e.State]}, "", mark(e.Typical, estimated(e.Provenance)), mark(e.Tail, estimated(e.Provenance)),
+				e.what(),
+				cli.Cell{Text: e.stateText(), Style: styles[e.State]},
+				"", mark(e.Typical, estimated(e.Provenance)), mark(e.Tail, estimated(e.Provenance)),
 				orNone(e.Limit), e.Worst.text(),
 			}
 			if wide {
