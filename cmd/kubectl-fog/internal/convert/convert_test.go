@@ -57,8 +57,11 @@ spec:
 		{"an output that is none", group, []string{"-o", "wide"}, "-o wide: want yaml or json"},
 		{"no object", "# nothing\n", nil, "the files have no AppGroup and no NetworkTopology"},
 		{"a selector that no label can have", strings.Replace(group, "selector: b", "selector: b b", 1), nil, "AppGroup g, workload a: "},
-		{"weights that are not there", "kind: NetworkTopology\nmetadata: {name: net}\nspec: {configmapName: c, weights: [{name: NetPerf, topologyList: []}]}\n", []string{"--weights", "Mine"},
-			`NetworkTopology net has no weights "Mine"; it has ["NetPerf"]`},
+		{
+			"weights that are not there", "kind: NetworkTopology\nmetadata: {name: net}\nspec: {configmapName: c, weights: [{name: NetPerf, topologyList: []}]}\n",
+			[]string{"--weights", "Mine"},
+			`NetworkTopology net has no weights "Mine"; it has ["NetPerf"]`,
+		},
 		{"no YAML", "a: [", nil, "document 1: "},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -479,8 +479,8 @@ func mend(plugin *nodelatency.NodeLatency, r *result, x *Explanation) (list []st
 				list = append(list, fmt.Sprintf("Raise %s.limit of %s from %s to %s or more: then node %s (%s%s) keeps it.", b.Entry, b.From, b.Limit,
 					latency.Format(roundUp(time.Duration(b.NearestMicros)*time.Microsecond)), b.Nearest, b.NearestRTT, to(b.NearestTo)))
 			case b.Kept == 0 && b.Unmeasured > 0 && b.RejectsUnmeasured:
-				list = append(list, fmt.Sprintf("Nobody measured %s from %d nodes: see `kubectl fog doctor` for the probers, or let %s take unmeasured nodes with whenUnmeasured: Allow.",
-					b.Target, b.Unmeasured, b.From))
+				list = append(list, fmt.Sprintf("Nobody measured %s from %s: see `kubectl fog doctor` for the probers, or let %s take unmeasured nodes with whenUnmeasured: Allow.",
+					b.Target, count(b.Unmeasured, "node"), b.From))
 			case b.Exceeded > 0 && b.Kept > 0:
 				list = append(list, fmt.Sprintf("%s.limit of %s is kept by %d of these nodes, but not together with the other limits.", b.Entry, b.From, b.Kept))
 			}
@@ -502,14 +502,16 @@ func mend(plugin *nodelatency.NodeLatency, r *result, x *Explanation) (list []st
 	}
 	slices.SortStableFunc(reasons, func(a, b string) int { return len(byReason[b]) - len(byReason[a]) })
 	for _, reason := range reasons {
-		what := "Make room on"
+		nodes := byReason[reason]
+		within := ""
 		if len(x.Limits) > 0 {
-			what = "Within all limits is"
-			if len(byReason[reason]) > 1 {
-				what = "Within all limits are"
-			}
+			within = " and within all limits"
 		}
-		list = append(list, fmt.Sprintf("%s %s, but for: %s.", what, some(byReason[reason], 3), reason))
+		verb := "are"
+		if len(nodes) == 1 {
+			verb = "is"
+		}
+		list = append(list, fmt.Sprintf("%s (%s) %s there%s, but for %s.", count(len(nodes), "node"), some(nodes, 3), verb, within, reason))
 	}
 	return list
 }

@@ -62,7 +62,7 @@ func (e *options) printOne(pod *v1.Pod, x *Explanation) error {
 	case x.State == "placed":
 		since := ""
 		if pod != nil && pod.Status.StartTime != nil {
-			since = ", since " + e.Now().Sub(pod.Status.StartTime.Time).Round(1e9).String()
+			since = ", for " + e.Now().Sub(pod.Status.StartTime.Time).Round(1e9).String()
 		}
 		e.text("", fmt.Sprintf("Pod %s is on node %s (scheduler %s%s).", x.Pod, x.Node, x.Scheduler, since))
 	case x.State == "pending":
@@ -117,7 +117,7 @@ func (e *options) printOne(pod *v1.Pod, x *Explanation) error {
 			line += ", the oldest report " + x.Data.Oldest + " old"
 		}
 		if n := len(x.Data.Silent); n > 0 {
-			line += fmt.Sprintf("; no current report from %d nodes (%s)", n, some(x.Data.Silent, 3))
+			line += fmt.Sprintf("; no current report from %s (%s)", count(n, "node"), some(x.Data.Silent, 3))
 		}
 		fmt.Fprintln(e.Out)
 		e.text("", line+".")
@@ -133,8 +133,13 @@ func (e *options) printWishes(x *Explanation) error {
 	}
 	e.heading("What is wished for")
 	t := &cli.Table{Indent: "  ", Columns: []cli.Column{
-		{Name: "FROM", Cut: true, Drop: 3}, {Name: "ENTRY", Cut: true}, {Name: "TARGET", Cut: true}, {Name: "LIMIT", Right: true},
-		{Name: "ROUTING", Drop: 1}, {Name: "WEIGHT", Right: true, Drop: 2}, {Name: "ON NODES", Cut: true, Drop: 4},
+		{Name: "FROM", Cut: true, Drop: 3},
+		{Name: "ENTRY"},
+		{Name: "TARGET", Cut: true},
+		{Name: "LIMIT", Right: true},
+		{Name: "ROUTING", Drop: 1},
+		{Name: "WEIGHT", Right: true, Drop: 2},
+		{Name: "ON NODES", Cut: true, Drop: 4},
 	}}
 	for _, w := range x.Wishes {
 		for _, en := range w.Entries {
@@ -185,8 +190,13 @@ func (e *options) printPlaced(p *nodelatency.Placement) error {
 
 func entryTable() *cli.Table {
 	return &cli.Table{Indent: "  ", Columns: []cli.Column{
-		{Name: "ENTRY", Cut: true}, {Name: "TARGET", Cut: true, Drop: 3}, {Name: "RTT", Right: true}, {Name: "TAIL", Right: true, Drop: 4}, {Name: "LIMIT", Right: true},
-		{Name: "HOW", Drop: 2}, {Name: "AGE", Right: true, Drop: 1},
+		{Name: "ENTRY"},
+		{Name: "TARGET", Cut: true, Drop: 3},
+		{Name: "RTT", Right: true},
+		{Name: "TAIL", Right: true, Drop: 4},
+		{Name: "LIMIT", Right: true},
+		{Name: "HOW", Drop: 2},
+		{Name: "AGE", Right: true, Drop: 1},
 	}}
 }
 
@@ -227,11 +237,14 @@ func (e *options) printCandidates(x *Explanation) error {
 	if x.State != "placed" {
 		what = "The nodes that it can go to"
 	}
-	of := fmt.Sprintf("the best %d of %d", len(x.Candidates), x.CandidateCount)
-	if len(x.Candidates) == x.CandidateCount {
-		of = fmt.Sprintf("all %d", x.CandidateCount)
+	of := fmt.Sprintf("the best %d of %d candidates", len(x.Candidates), x.CandidateCount)
+	switch {
+	case x.CandidateCount == 1:
+		of = "one candidate"
+	case len(x.Candidates) == x.CandidateCount:
+		of = fmt.Sprintf("all %d candidates", x.CandidateCount)
 	}
-	e.heading("%s: %s candidates, of %d nodes", what, of, x.NodeCount)
+	e.heading("%s: %s, among %s", what, of, count(x.NodeCount, "node"))
 	t := &cli.Table{Indent: "  ", Columns: []cli.Column{{Name: "#", Right: true}, {Name: "NODE", Cut: true}, {Name: "COST", Right: true}}}
 	entries := x.Candidates[0].Entries
 	for i := range entries {
@@ -294,6 +307,14 @@ func (e *options) printCandidates(x *Explanation) error {
 	return nil
 }
 
+// count returns a number of things in words.
+func count(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
+
 // short names an entry in the head of a column.
 func short(en *nodelatency.PlacementEntry) string {
 	s := strings.TrimPrefix(strings.TrimPrefix(en.Target, "callers of "), "service ")
@@ -332,8 +353,13 @@ func (e *options) printExcluded(x *Explanation) error {
 	}
 	e.heading("Limits, on the nodes that nothing else excludes")
 	t := &cli.Table{Indent: "  ", Columns: []cli.Column{
-		{Name: "ENTRY", Cut: true}, {Name: "TARGET", Cut: true, Drop: 2}, {Name: "LIMIT", Right: true}, {Name: "KEPT BY", Right: true}, {Name: "BEYOND IT", Right: true},
-		{Name: "UNMEASURED", Right: true, Drop: 3}, {Name: "NEAREST MISS", Cut: true, Drop: 1},
+		{Name: "ENTRY"},
+		{Name: "TARGET", Cut: true, Drop: 2},
+		{Name: "LIMIT", Right: true},
+		{Name: "KEPT BY", Right: true},
+		{Name: "BEYOND IT", Right: true},
+		{Name: "UNMEASURED", Right: true, Drop: 3},
+		{Name: "NEAREST MISS", Cut: true, Drop: 1},
 	}}
 	for _, b := range x.Limits {
 		limit := b.Limit
