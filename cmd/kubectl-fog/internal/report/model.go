@@ -145,7 +145,7 @@ type Map struct {
 	LinksLeftOut int    `json:"linksLeftOut,omitempty"`
 }
 
-// Place is a node, or a zone, on the map; x and y are in milliseconds.
+// Place is a node, or a zone, on the map; x and y are in milliseconds of round trip, from the upper left.
 type Place struct {
 	Name  string  `json:"name"`
 	Zone  string  `json:"zone"`
@@ -176,7 +176,8 @@ type Link struct {
 	RTT    Latency `json:"rtt"`
 	Limit  string  `json:"limit"`
 
-	over float64 // RTT ÷ limit
+	over                                   float64 // RTT ÷ limit
+	fromZone, toZone, fromRegion, toRegion string
 }
 
 // Policy is a LatencyPolicy, or an annotation fogsched.dev/latency, and what holds of it.
@@ -253,6 +254,7 @@ type Comparison struct {
 
 	now, random, low, high []step
 	limitMillis            float64
+	waiting                int // callers that the curve of now is made of
 }
 
 // Distribution is latencies of callers; "" is unknown.

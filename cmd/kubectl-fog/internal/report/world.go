@@ -16,6 +16,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 
 	"github.com/fogsched/fogsched/cmd/kubectl-fog/internal/cli"
 	"github.com/fogsched/fogsched/pkg/apis/fogsched/v1alpha1"
@@ -138,7 +139,7 @@ func (w *world) govern(namespace string) {
 			g.in, g.self = in, w.index.Pods(p.Namespace, nil, selector).Nodes()
 			for _, pod := range inNamespace[p.Namespace] {
 				// A pod's own annotation stands above any policy.
-				if _, own := pod.Annotations[v1alpha1.LatencyAnnotation]; !own && selector.Matches(labelsOf(pod)) {
+				if _, own := pod.Annotations[v1alpha1.LatencyAnnotation]; !own && selector.Matches(labels.Set(pod.Labels)) {
 					g.pods = append(g.pods, pod)
 				}
 			}
@@ -270,9 +271,7 @@ func (w *world) judge(g *governed) {
 			}
 			if d, _ := rtt.Duration(); c.entry.Limit > 0 && estimate.Provenance.IsMeasured() && d > c.entry.Limit {
 				e.BrokenPairs++
-				e.broken = append(e.broken, Link{
-					From: from, To: to, Mark: p.Mark, Policy: p.full(), RTT: l, Limit: e.Limit, over: float64(d) / float64(c.entry.Limit),
-				})
+				e.broken = append(e.broken, w.link(p, from, to, l, e.Limit, float64(d)/float64(c.entry.Limit)))
 			}
 		})
 		e.RTT = Latency{Provenance: latency.Unknown.String()}
@@ -307,6 +306,17 @@ func (w *world) judge(g *governed) {
 	default:
 		p.State, p.Message = v1alpha1.ReasonKept, "every limit holds"
 	}
+}
+
+func (w *world) link(p *Policy, from, to string, l Latency, limit string, over float64) Link {
+	out := Link{From: from, To: to, Mark: p.Mark, Policy: p.full(), RTT: l, Limit: limit, over: over}
+	if i, ok := w.snap.Index(from); ok {
+		out.fromZone, out.fromRegion = cmp.Or(w.zone[i], noZone), cmp.Or(w.region[i], noZone)
+	}
+	if i, ok := w.snap.Index(to); ok {
+		out.toZone, out.toRegion = cmp.Or(w.zone[i], noZone), cmp.Or(w.region[i], noZone)
+	}
+	return out
 }
 
 func (p *Policy) full() string { return p.Namespace + "/" + p.Name }
