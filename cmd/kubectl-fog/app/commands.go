@@ -13,6 +13,8 @@ import (
 	"github.com/fogsched/fogsched/cmd/kubectl-fog/internal/matrix"
 	"github.com/fogsched/fogsched/cmd/kubectl-fog/internal/nodes"
 	"github.com/fogsched/fogsched/cmd/kubectl-fog/internal/policy"
+	"github.com/fogsched/fogsched/cmd/kubectl-fog/internal/report"
+	"github.com/fogsched/fogsched/cmd/kubectl-fog/internal/top"
 )
 
 // commands make the subcommands, in the order of the help.
@@ -22,6 +24,8 @@ var commands = []func(*cli.Options) *cobra.Command{
 	nodes.NewCommand,
 	matrix.NewCommand,
 	policy.NewCommand,
+	report.NewCommand,
+	top.NewCommand,
 	convert.NewCommand,
 	completion.NewCommand,
 }
