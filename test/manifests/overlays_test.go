@@ -249,7 +249,7 @@ func wantRights(t *testing.T, replacesDefault bool) {
 	if replacesDefault {
 		want = rights + stockLease + authentication
 	}
-	if diff := cmp.Diff(want, granted(t, systemNamespace)); diff != "" {
+	if diff := cmp.Diff(strings.Split(want, "\n"), strings.Split(granted(t, systemNamespace), "\n")); diff != "" {
 		t.Errorf("rights of the ServiceAccounts (-want +got):\n%s", diff)
 	}
 }
