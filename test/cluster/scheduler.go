@@ -32,7 +32,9 @@ type SchedulerOptions struct {
 	ConfigYAML []byte
 	// Kubeconfig is who the scheduler is; the user system:kube-scheduler where it is empty.
 	Kubeconfig string
-	// ExtraArgs come last, so they win.
+	// GuardMetrics has the scheduler show /metrics only to whom RBAC lets read it, as in a cluster. Metrics, which has no token, then fails.
+	GuardMetrics bool
+	// ExtraArgs come last, so they win; those that are lists are added to.
 	ExtraArgs []string
 }
 
@@ -76,11 +78,15 @@ func (c *Cluster) StartScheduler(ctx context.Context, opts SchedulerOptions) (*S
 	if err != nil {
 		return nil, err
 	}
+	open := "/healthz,/livez,/readyz"
+	if !opts.GuardMetrics {
+		open += ",/metrics"
+	}
 	c.progress("starting " + name)
 	p, err := program.Start(name, bin, c.dir, append([]string{
 		"--config=" + configFile,
 		"--authentication-kubeconfig=" + opts.Kubeconfig, "--authorization-kubeconfig=" + opts.Kubeconfig,
-		"--authorization-always-allow-paths=/healthz,/livez,/readyz,/metrics",
+		"--authorization-always-allow-paths=" + open,
 		"--bind-address=127.0.0.1", fmt.Sprintf("--secure-port=%d", port.Number()), "--permit-port-sharing",
 		"--tls-cert-file=" + c.pki.servingCert, "--tls-private-key-file=" + c.pki.servingKey,
 	}, opts.ExtraArgs...))

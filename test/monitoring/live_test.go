@@ -109,8 +109,7 @@ func start(t *testing.T) *world {
 	w.must(err)
 	w.scheduler, err = w.control.StartScheduler(ctx, cluster.SchedulerOptions{
 		Name: "fogsched", Binary: "fogsched", Kubeconfig: kubeconfig, ConfigYAML: w.config(config(t, all)),
-		// /metrics only for whom RBAC lets, as in a cluster.
-		ExtraArgs: []string{"--authorization-always-allow-paths=/healthz,/livez,/readyz"},
+		GuardMetrics: true,
 	})
 	w.must(err)
 	w.must(w.prometheus.Reload(ctx, promtest.Config{Jobs: []promtest.Job{probers, w.job(dir, find[monitor](t, all, "ServiceMonitor", "fogsched"))}}))
