@@ -21,14 +21,19 @@ import (
 // noMetrics notes that the scheduler's own figures are not at hand, and how to get them: its port asks for a token or a certificate, which
 // the API server's proxy does not pass on.
 func (o *outcome) noMetrics(f *facts) {
-	o.cannotBecause("the scheduler's own metrics were not given; get them and use --metrics: " + f.metricsCommands()[0])
-}
-
-// metricsCommands are how to read the scheduler's metrics with rights for them alone.
-func (f *facts) metricsCommands() []string {
-	return []string{
-		fmt.Sprintf("kubectl -n %s port-forward deployment/%s 10259 & curl -sk --cert CLIENT.crt --key CLIENT.key https://localhost:10259/metrics | kubectl fog doctor --metrics=-", f.namespace, f.deploymentName()),
+	o.cannotBecause("the scheduler's own metrics were not given (--metrics)")
+	o.HowTo = &Mend{Text: "an account that may read them and nothing else gets them:"}
+	const account = "fogsched-metrics-reader"
+	if !slices.ContainsFunc(f.accounts.items, func(a v1.ServiceAccount) bool { return a.Name == account }) {
+		o.HowTo.Commands = []string{
+			fmt.Sprintf("kubectl -n %s create serviceaccount %s", f.namespace, account),
+			fmt.Sprintf("kubectl create clusterrolebinding %s --clusterrole=system:monitoring --serviceaccount=%s:%s", account, f.namespace, account),
+		}
 	}
+	o.HowTo.Commands = append(o.HowTo.Commands,
+		fmt.Sprintf("kubectl -n %s port-forward deployment/%s 10259 &", f.namespace, f.deploymentName()),
+		fmt.Sprintf(`curl -sk -H "Authorization: Bearer $(kubectl -n %s create token %s)" https://localhost:10259/metrics > metrics.txt`, f.namespace, account),
+		"kubectl fog doctor --metrics=metrics.txt")
 }
 
 func checkPrometheus(f *facts, o *outcome) {
@@ -229,7 +234,7 @@ func checkTwoSchedulers(f *facts, o *outcome) {
 	}
 	replace := Mend{
 		Text:     "run one scheduler with two profiles in their place, and delete the pods that were refused:",
-		Commands: []string{"kubectl apply --server-side -k manifests/overlays/replace-default", "kubectl delete pods -A --field-selector=status.phase=Failed"},
+		Commands: []string{"kubectl apply --server-side --force-conflicts -k manifests/overlays/replace-default", "kubectl delete pods -A --field-selector=status.phase=Failed"},
 	}
 	if homes := f.homes(); len(homes) > 1 {
 		o.problem("fogsched is installed more than once: in "+strings.Join(homes, ", "), []string{"each of them takes the pods with schedulerName: fogsched"},

@@ -4,6 +4,7 @@ package doctor
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/fogsched/fogsched/cmd/kubectl-fog/internal/cli"
@@ -48,6 +49,7 @@ func printReport(o *cli.Options, r *Report) error {
 	for _, s := range []Status{StatusProblem, StatusWarning, StatusNotChecked} {
 		w.details(r, s)
 	}
+	w.howTo(r)
 	w.line("")
 	w.prose("", "", summaryLine(o, r))
 	_, err := fmt.Fprint(o.Out, w.String())
@@ -108,12 +110,16 @@ func (w *page) finding(c *Check, f *Finding) {
 	for _, e := range f.Evidence {
 		w.prose("    - ", "      ", cli.Clean(e))
 	}
-	if f.Mend.Text != "" {
-		w.prose("    mend: ", "      ", cli.Clean(f.Mend.Text))
-	} else if len(f.Mend.Commands) > 0 {
+	w.mend(f.Mend)
+}
+
+func (w *page) mend(m Mend) {
+	if m.Text != "" {
+		w.prose("    mend: ", "      ", cli.Clean(m.Text))
+	} else if len(m.Commands) > 0 {
 		w.line("    mend:")
 	}
-	for _, cmd := range f.Mend.Commands {
+	for _, cmd := range m.Commands {
 		w.line("      " + w.o.Paint(cli.Bold, cli.Clean(cmd))) // never broken: it is to be copied
 	}
 }
@@ -123,14 +129,35 @@ func (w *page) notChecked(c *Check, title func()) {
 		return
 	}
 	title()
-	l := looks[StatusNotChecked]
 	for _, why := range c.NotChecked {
-		w.prose("  "+l.sign+" ", "    ", c.Title+": "+cli.Clean(why)+w.o.Paint(cli.Dim, " ["+c.ID+"]"))
+		w.prose("  "+looks[StatusNotChecked].sign+" ", "    ", c.Title+": "+cli.Clean(why)+w.o.Paint(cli.Dim, " ["+c.ID+"]"))
 	}
-	for _, p := range c.MissingPermissions {
-		w.prose("    mend: ", "      ", fmt.Sprintf("ask your administrator for the verb %q on %q; check:", p.Verb, p.Resource))
-		w.line("      " + w.o.Paint(cli.Bold, p.CanI()))
+}
+
+// howTo says how to look at what was not, each way once.
+func (w *page) howTo(r *Report) {
+	var missing []Permission
+	told := ""
+	for i := range r.Checks {
+		c := &r.Checks[i]
+		for _, p := range c.MissingPermissions {
+			if !slices.Contains(missing, p) {
+				missing = append(missing, p)
+			}
+		}
+		if c.HowTo != nil && c.HowTo.Text != told {
+			told = c.HowTo.Text
+			w.mend(*c.HowTo)
+		}
 	}
+	if len(missing) == 0 {
+		return
+	}
+	var commands []string
+	for _, p := range missing {
+		commands = append(commands, p.CanI())
+	}
+	w.mend(Mend{Text: "ask your administrator for these permissions:", Commands: commands})
 }
 
 // prose writes words in lines no longer than the terminal. first and next are what lines begin with.

@@ -58,6 +58,8 @@ type Check struct {
 	// NotChecked says what could not be looked at and why; MissingPermissions are those that it would take.
 	NotChecked         []string     `json:"notChecked,omitempty"`
 	MissingPermissions []Permission `json:"missingPermissions,omitempty"`
+	// HowTo says how to look at it all the same.
+	HowTo *Mend `json:"howTo,omitempty"`
 }
 
 // Finding is one thing that is wrong.

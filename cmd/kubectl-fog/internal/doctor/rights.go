@@ -23,8 +23,9 @@ type right struct {
 	from                                                source
 }
 
-func (r right) String() string {
-	s := r.verb + " " + r.resource
+// what is all but the verb.
+func (r right) what() string {
+	s := r.resource
 	if r.subresource != "" {
 		s += "/" + r.subresource
 	}
@@ -320,11 +321,18 @@ func checkRBAC(f *facts, o *outcome) {
 	o.ok("%s, all given to %s/%s", count(f.rights.asked, "right"), f.namespace, f.account)
 	var sources []source
 	by := map[source][]string{}
-	for _, r := range f.rights.denied {
+	last := ""
+	for _, r := range f.rights.denied { // those of one resource follow one another
 		if by[r.from] == nil {
 			sources = append(sources, r.from)
+			last = ""
 		}
-		by[r.from] = append(by[r.from], r.String())
+		if n := len(by[r.from]); last == r.what() {
+			by[r.from][n-1] = strings.TrimSuffix(by[r.from][n-1], " "+last) + "/" + r.verb + " " + last
+		} else {
+			by[r.from] = append(by[r.from], r.verb+" "+r.what())
+		}
+		last = r.what()
 	}
 	for _, s := range sources {
 		account := f.rights.deniedTo[s]

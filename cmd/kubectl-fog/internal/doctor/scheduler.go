@@ -79,7 +79,7 @@ func checkScheduler(f *facts, o *outcome) {
 		case want == 0:
 			o.problem("no scheduler is running: Deployment "+name+" is scaled to 0",
 				[]string{"pods with schedulerName: fogsched wait, and nobody else takes them"},
-				Mend{Commands: []string{fmt.Sprintf("kubectl -n %s scale deployment %s --replicas=1", d.Namespace, d.Name)}})
+				f.itself(Mend{Commands: []string{fmt.Sprintf("kubectl -n %s scale deployment %s --replicas=1", d.Namespace, d.Name)}}))
 		case ready == 0:
 			f.unready(o, d, StatusProblem, "no scheduler is ready: 0 of "+count(int(want), "replica")+" of Deployment "+name)
 		case ready < want:
@@ -89,6 +89,15 @@ func checkScheduler(f *facts, o *outcome) {
 			f.restarting(o)
 		}
 	}
+}
+
+// itself adds that a scheduler in the default one's place must be placed by somebody, too.
+func (f *facts) itself(m Mend) Mend {
+	if f.replacesDefault() && !f.runs() {
+		m.Text = "no scheduler is there to place the scheduler's own pod: start the stock one until it runs (on kubeadm: mv /etc/kubernetes/kube-scheduler.yaml " +
+			"/etc/kubernetes/manifests/)"
+	}
+	return m
 }
 
 // unready says why a Deployment has too few ready pods.
@@ -105,6 +114,9 @@ func (f *facts) unready(o *outcome, d *appsv1.Deployment, severity Status, messa
 		if a := ailment(p); a != nil {
 			found.Evidence = append(found.Evidence, a.evidence)
 			found.Mend = a.mend
+			if p.Spec.NodeName == "" {
+				found.Mend = f.itself(a.mend)
+			}
 		}
 	}
 	found.Evidence = firstOf(found.Evidence)
