@@ -41,6 +41,9 @@ func Main(version string, args []string, in io.Reader, out, errOut io.Writer) in
 	return 1
 }
 
+// Tree returns the command for those who describe it or look up its flags; it has no streams to run with.
+func Tree() *cobra.Command { return NewCommand(cli.NewOptions(genericiooptions.IOStreams{}), "") }
+
 // NewCommand returns the command.
 func NewCommand(o *cli.Options, version string) *cobra.Command {
 	cmd := &cobra.Command{
