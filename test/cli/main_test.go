@@ -68,6 +68,7 @@ type outcome struct {
 	out, err string
 	code     int
 	took     time.Duration
+	cpu      time.Duration
 }
 
 // fog runs kubectl-fog as a user.
@@ -105,5 +106,6 @@ func (r *running) wait(t *testing.T) outcome {
 		}
 		o.code = exit.ExitCode()
 	}
+	o.cpu = r.cmd.ProcessState.UserTime() + r.cmd.ProcessState.SystemTime()
 	return o
 }

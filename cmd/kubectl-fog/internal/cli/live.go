@@ -213,7 +213,7 @@ func listed[T any](t *tracker) []*T {
 	items := t.List()
 	out := make([]*T, 0, len(items))
 	for _, i := range items {
-		if o, ok := any(i).(*T); ok {
+		if o, ok := i.(*T); ok {
 			out = append(out, o)
 		}
 	}

@@ -46,7 +46,7 @@ func (o *Options) Show(ctx context.Context, watching bool, in Scope, required, o
 
 // repeat calls show at once and after each change, until ctx ends. What is the same as before is not written again.
 func (o *Options) repeat(ctx context.Context, changed <-chan struct{}, interval time.Duration, show func() error) error {
-	real, color, width := o.Out, o.Color, o.Width
+	out, color, width := o.Out, o.Color, o.Width
 	var last []byte
 	for {
 		var b bytes.Buffer
@@ -57,18 +57,18 @@ func (o *Options) repeat(ctx context.Context, changed <-chan struct{}, interval 
 		}
 		o.Out = &b
 		err := show()
-		o.Out, o.Color, o.Width = real, color, width
+		o.Out, o.Color, o.Width = out, color, width
 		if err != nil {
 			return err
 		}
 		if !bytes.Equal(b.Bytes(), last) {
 			switch {
-			case IsTerminal(real):
-				fmt.Fprint(real, "\x1b[H\x1b[2J")
+			case IsTerminal(out):
+				fmt.Fprint(out, "\x1b[H\x1b[2J")
 			case last != nil:
-				fmt.Fprintln(real)
+				fmt.Fprintln(out)
 			}
-			if _, err := real.Write(b.Bytes()); err != nil {
+			if _, err := out.Write(b.Bytes()); err != nil {
 				return err
 			}
 			last = b.Bytes()

@@ -161,28 +161,21 @@ func (m *nodeMatrix) object() error {
 	if err != nil {
 		return err
 	}
-	w := bufio.NewWriterSize(m.Out, 1<<16)
+	w := bufio.NewWriterSize(m.Out, 1<<16) // it keeps its first error for Flush
 	fmt.Fprintf(w, "{\n  \"readAt\": %s,\n  \"by\": \"node\",\n  \"pairs\": [", readAt)
-	first := true
+	before := ""
 	err = m.each(func(from, to *place, e *latency.Estimate) error {
 		line, err := json.Marshal(m.pair(from, to, e))
-		if err != nil {
-			return err
-		}
-		if !first {
-			w.WriteByte(',')
-		}
-		first = false
-		w.WriteString("\n    ")
-		_, err = w.Write(line)
+		fmt.Fprintf(w, "%s\n    %s", before, line)
+		before = ","
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	if !first {
-		w.WriteString("\n  ")
+	if before != "" {
+		fmt.Fprint(w, "\n  ")
 	}
-	w.WriteString("]\n}\n")
+	fmt.Fprint(w, "]\n}\n")
 	return w.Flush()
 }

@@ -261,13 +261,13 @@ func lastIfEmpty(a, b string) int {
 	return strings.Compare(a, b)
 }
 
-// parallel calls what make returns for 0 to n-1, one a processor at a time.
-func parallel(n int, make func() func(int)) {
+// parallel calls what worker returns for 0 to n-1, one a processor at a time.
+func parallel(n int, worker func() func(int)) {
 	var next atomic.Int64
 	var wg sync.WaitGroup
 	for range min(runtime.GOMAXPROCS(0), n) {
 		wg.Go(func() {
-			f := make()
+			f := worker()
 			for i := int(next.Add(1)) - 1; i < n; i = int(next.Add(1)) - 1 {
 				f(i)
 			}

@@ -6,11 +6,14 @@ import (
 	"encoding/json"
 	"fmt"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"text/tabwriter"
 	"time"
 
+	"golang.org/x/sys/unix"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/fogsched/fogsched/pkg/client"
@@ -61,49 +64,97 @@ func TestEachCommandAnswersInTime(t *testing.T) {
 		t.Run(fmt.Sprintf("%d nodes", size.nodes), func(t *testing.T) {
 			var table strings.Builder
 			tab := tabwriter.NewWriter(&table, 0, 0, 2, ' ', tabwriter.AlignRight)
-			line := func(what string, took time.Duration) { fmt.Fprintf(tab, "%.2f s\t%s\n", took.Seconds(), what) }
-			for what, took := range listed(t) {
-				line("list "+what, took)
+			line := func(what string, best timing) {
+				cpu := ""
+				if best.cpu > 0 {
+					cpu = fmt.Sprintf("%.2f s", best.cpu.Seconds())
+				}
+				fmt.Fprintf(tab, "%.2f s\t%.2f s\t%s\t %s\n", best.took.Seconds(), best.alone.Seconds(), cpu, what)
 			}
-			line("start alone: --version", best(t, size.bar/20, func() time.Duration { return fog(t, "", "--version").took }))
+			fmt.Fprintf(tab, "took\talone\tCPU\t\n")
+			for what, best := range listed(t) {
+				line("list "+what, best)
+			}
+			line("--version", best(size.bar/20, func() (took, cpu time.Duration) { o := fog(t, "", "--version"); return o.took, o.cpu }))
 			for _, a := range answers(t, w) {
 				what := strings.Join(a.args, " ")
 				if !known(t, a.args[0]) {
 					t.Logf("there is no command %s yet", a.args[0])
 					continue
 				}
-				took := best(t, size.bar, func() time.Duration {
+				best := best(size.bar, func() (took, cpu time.Duration) {
 					o := fog(t, control.KubeconfigPath(), a.args...)
-					if o.code != 0 && !(a.findings && o.code == 1) || !strings.Contains(o.out+o.err, a.want) {
+					if o.code != 0 && (!a.findings || o.code != 1) || !strings.Contains(o.out+o.err, a.want) {
 						t.Fatalf("%s: exit code %d, %q; want %q in\n%.2000s", what, o.code, o.err, a.want, o.out)
 					}
-					return o.took
+					return o.took, o.cpu
 				})
-				line(what, took)
-				if took > size.bar {
-					t.Errorf("%s took %.2f s at best, want at most %v", what, took.Seconds(), size.bar)
+				line(what, best)
+				if best.alone > size.bar {
+					t.Errorf("%s took %.2f s at best, which is %.2f s where nothing else runs; want at most %v", what, best.took.Seconds(), best.alone.Seconds(), size.bar)
 				}
 			}
 			tab.Flush()
-			t.Logf("best of at most %d runs\n%s", runs, table.String())
+			t.Logf("best of at most %d runs: as it was, and without what others took of the processors\n%s", runs, table.String())
 		})
 	}
 }
 
-// best returns the shortest of some runs. With three of them within the bar it is content.
-func best(t *testing.T, bar time.Duration, run func() time.Duration) time.Duration {
-	t.Helper()
-	least, within := time.Duration(0), 0
-	for i := 0; i < runs && within < 3; i++ {
-		took := run()
-		if i == 0 || took < least {
-			least = took
+// timing is how long something took, how long it would have taken with the processors for itself, and how long the program ran on them; 0
+// where it was none.
+type timing struct{ took, alone, cpu time.Duration }
+
+// best returns the shortest of some runs. With two of them within the bar it is content.
+func best(bar time.Duration, run func() (took, cpu time.Duration)) timing {
+	var least timing
+	within := 0
+	for i := 0; i < runs && within < 2; i++ {
+		share := shareOfProcessors()
+		took, cpu := run()
+		alone := time.Duration(float64(took) * (share + shareOfProcessors()) / 2)
+		if i == 0 || alone < least.alone {
+			least = timing{took, alone, cpu}
 		}
-		if took <= bar {
+		if alone <= bar {
 			within++
 		}
 	}
 	return least
+}
+
+// shareOfProcessors is how much of the processors other programs leave to this one at the moment, above 0 to 1: the time that threads ran
+// which had nothing to wait for, by the time that went by. On a machine of which half belongs to others everything takes twice as long, and
+// that says nothing of the program.
+func shareOfProcessors() float64 {
+	const spin = 50 * time.Millisecond
+	n := runtime.GOMAXPROCS(0)
+	shares := make([]float64, n)
+	var wg sync.WaitGroup
+	for i := range n {
+		wg.Go(func() {
+			runtime.LockOSThread()
+			defer runtime.UnlockOSThread()
+			from, ran := time.Now(), threadTime()
+			for time.Since(from) < spin {
+			}
+			shares[i] = (threadTime() - ran).Seconds() / time.Since(from).Seconds()
+		})
+	}
+	wg.Wait()
+	sum := 0.0
+	for _, s := range shares {
+		sum += s
+	}
+	return min(sum/float64(n), 1)
+}
+
+// threadTime is how long the thread ran until now.
+func threadTime() time.Duration {
+	var u unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_THREAD, &u); err != nil {
+		panic(err) // it has no way to fail
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 // known reports whether the program has a command.
@@ -116,14 +167,14 @@ func known(t *testing.T, name string) bool {
 }
 
 // listed returns how long plain lists take: what no command can be faster than.
-func listed(t *testing.T) map[string]time.Duration {
+func listed(t *testing.T) map[string]timing {
 	t.Helper()
 	ctx, from := t.Context(), metav1.ListOptions{ResourceVersion: "0"}
 	ours, err := client.New(control.Config())
 	if err != nil {
 		t.Fatal(err)
 	}
-	out := map[string]time.Duration{}
+	out := map[string]timing{}
 	for what, list := range map[string]func() error{
 		"nodes": func() error {
 			_, err := control.Client().CoreV1().Nodes().List(ctx, from)
@@ -138,12 +189,12 @@ func listed(t *testing.T) map[string]time.Duration {
 			return err
 		},
 	} {
-		out[what] = best(t, time.Hour, func() time.Duration {
+		out[what] = best(time.Hour, func() (took, cpu time.Duration) {
 			begun := time.Now()
 			if err := list(); err != nil {
 				t.Fatal(err)
 			}
-			return time.Since(begun)
+			return time.Since(begun), 0
 		})
 	}
 	return out
