@@ -153,7 +153,8 @@ func (b *builder) take(ctx context.Context, i *image, program string) error {
 	if _, err := b.engine.Docker(ctx, "save", "--output", partial, i.name); err != nil {
 		return errors.Join(err, os.RemoveAll(partial))
 	}
-	if err := os.Rename(partial, i.archive); err != nil {
+	// docker save keeps it from others, who may want to load it.
+	if err := errors.Join(os.Chmod(partial, 0o644), os.Rename(partial, i.archive)); err != nil {
 		return err
 	}
 	if b.sbomTool == "" {
