@@ -11,14 +11,19 @@ import (
 )
 
 // TestPreFilterAllocations has the bar that PreFilter makes at most ten allocations for a pod with ten target nodes and a limit, the CycleState's
-// own included, whether or not the limit excludes nodes and whether or not the nodes are narrowed to the nearest.
+// own included, whether or not the limit excludes nodes, whether or not the nodes are narrowed to the nearest, and whether or not their order is
+// remembered.
 func TestPreFilterAllocations(t *testing.T) {
 	const most = 10
 	ctx := context.Background()
 	for unsatisfiable, nodes := range map[string]int{"ScheduleAnyway": 1000, "DoNotSchedule": 5000} { // a limit leaves some of them
 		bb := sized(t, nodes, 10, unsatisfiable)
-		for name, plugin := range map[string]*NodeLatency{"": bb.plugin, ", narrowed": narrowing100(bb)} {
+		for name, plugin := range map[string]*NodeLatency{"": bb.plugin, ", narrowed": narrowing100(bb), ", narrowed by ranking": narrowing100(bb)} {
 			t.Run(unsatisfiable+name, func(t *testing.T) {
+				plugin.engine.narrowing.orders = &orders{}
+				if name == ", narrowed by ranking" {
+					plugin.engine.narrowing.orders = nil
+				}
 				var result *fwk.PreFilterResult
 				got := math.Inf(1)
 				for range 20 { // the least of them: now and then a pool is emptied, and with the race detector at random

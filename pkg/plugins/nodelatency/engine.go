@@ -177,7 +177,7 @@ func newEngine(st *store.Store) *engine {
 	x := index.New()
 	e := &engine{
 		store: st, index: x, catalog: newCatalog(x), guard: internal.NewGuard(Name),
-		invalid: map[types.UID]string{},
+		invalid: map[types.UID]string{}, narrowing: narrowing{orders: &orders{}},
 	}
 	e.waker = newWaker(e)
 	return e

@@ -55,7 +55,7 @@ type narrowing struct {
 	wides, untils atomic.Int64
 
 	scratch sync.Pool // of *narrowScratch
-	orders  orders
+	orders  *orders   // nil: none is remembered
 }
 
 // narrowScratch is the memory of one narrowing.
@@ -198,6 +198,9 @@ type order struct {
 // ascending returns the first nodes in the order of their cost, and whether more come. These come from the ranker, which was asked already where
 // first is nil. Where nothing is known of any node there are none.
 func (n *narrowing) ascending(x *narrowScratch, s *state, count int) (first []int32, rest bool) {
+	if n.orders == nil {
+		return nil, x.rank(s)
+	}
 	serial := s.snap.Serial()
 	x.key = append(x.key[:0], int32(serial), int32(serial>>32), int32(count))
 	for i := range s.entries {

@@ -34,7 +34,7 @@ func TestOrders(t *testing.T) {
 		return latency.NewSnapshot(&latency.Picture{Built: time.Now(), Names: names, Edges: edges})
 	}
 	snaps := []*latency.Snapshot{snapshot(), snapshot()}
-	var n narrowing
+	n := narrowing{orders: &orders{}}
 	var asked, ranker narrowScratch
 	remembered := 0
 	for round := range 4000 {

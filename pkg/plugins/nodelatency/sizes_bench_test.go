@@ -86,17 +86,21 @@ func BenchmarkSizes(b *testing.B) {
 						soft.plugin.PreFilter(ctx, &cycleState{}, soft.pod, soft.infos)
 					}
 				})
-				b.Run("PreFilter+narrowing", func(b *testing.B) {
-					narrowed := *soft
-					narrowed.plugin = narrowing100(soft)
-					if r, _ := narrowed.plugin.PreFilter(ctx, &cycleState{}, soft.pod, soft.infos); len(r.NodeNames) != 100 {
-						b.Fatalf("%d nodes are left, want 100", len(r.NodeNames))
-					}
-					b.ReportAllocs()
-					for b.Loop() {
-						narrowed.plugin.PreFilter(ctx, &cycleState{}, soft.pod, soft.infos)
-					}
-				})
+				for name, remember := range map[string]*orders{"PreFilter+narrowing": {}, "PreFilter+ranking": nil} { // the order is known, or is not
+					b.Run(name, func(b *testing.B) {
+						narrowed := narrowing100(soft)
+						narrowed.engine.narrowing.orders = remember
+						for range 2 {
+							if r, _ := narrowed.PreFilter(ctx, &cycleState{}, soft.pod, soft.infos); len(r.NodeNames) != 100 {
+								b.Fatalf("%d nodes are left, want 100", len(r.NodeNames))
+							}
+						}
+						b.ReportAllocs()
+						for b.Loop() {
+							narrowed.PreFilter(ctx, &cycleState{}, soft.pod, soft.infos)
+						}
+					})
+				}
 				b.Run("PreScore", func(b *testing.B) {
 					c := soft.cycle1(b, infos)
 					b.ReportAllocs()
