@@ -141,7 +141,8 @@ func drawMap(m *Map) (d drawing, moved float64) {
 	}
 	var taken []box
 	d.Shapes = append(d.Shapes, zoneAreas(m, places)...)
-	d.Shapes = append(d.Shapes, links(m, places)...)
+	broken := links(m, places)
+	d.Shapes = append(d.Shapes, broken...)
 	for i := range places {
 		p := &places[i]
 		r := p.radius + 2
@@ -152,6 +153,7 @@ func drawMap(m *Map) (d drawing, moved float64) {
 	}
 	d.Shapes = append(d.Shapes, zoneNames(m, places, &taken)...)
 	d.Shapes = append(d.Shapes, nodeNames(places, &taken, d.H)...)
+	d.Shapes = append(d.Shapes, linkNames(broken, &taken)...)
 	d.Shapes = append(d.Shapes, scaleBar(scale, d.H)...)
 	d.H += 34
 	d.Desc = describeMap(m)
@@ -433,18 +435,9 @@ func links(m *Map, places []onMap) (out []shape) {
 			continue
 		}
 		seen[[2]string{a.Name, b.Name}], seen[[2]string{b.Name, a.Name}] = true, true
-		x, y := (a.at.x+b.at.x)/2, (a.at.y+b.at.y)/2
 		g := shape{Kind: "group", Title: fmt.Sprintf("%s: %s → %s takes %s, the limit is %s", l.Policy, l.From, l.To, l.RTT, l.Limit), Shapes: []shape{
 			{Kind: "line", X: a.at.x, Y: a.at.y, X2: b.at.x, Y2: b.at.y, Class: "broken"},
 		}}
-		if len(m.Links) <= 6 { // with more the numbers hide the map; they are in the table
-			// To the right of the middle: above a line that falls, below one that climbs.
-			up := -5.0
-			if (b.at.y-a.at.y)*(b.at.x-a.at.x) < 0 {
-				up = 14
-			}
-			g.Shapes = append(g.Shapes, shape{Kind: "text", X: x + 4, Y: y + up, Class: "over", Anchor: "start", Text: fmt.Sprintf("%s > %s", l.RTT, l.Limit)})
-		}
 		out = append(out, g)
 	}
 	return out
@@ -462,6 +455,37 @@ func (*Link) place(of, node, zone, region string) string {
 		return region
 	}
 	return node
+}
+
+// linkNames says beside the lines by how much they break their limits, where there is room.
+func linkNames(lines []shape, taken *[]box) (out []shape) {
+	if len(lines) > 6 {
+		return nil // with more the numbers hide the map; they are in the table
+	}
+	for i := range lines {
+		g := &lines[i]
+		line := g.Shapes[0]
+		_, text, _ := strings.Cut(g.Title, " takes ")
+		text = strings.Replace(text, ", the limit is ", " > ", 1)
+		w := textWidth(text) * 1.08
+		for _, t := range []float64{0.5, 0.4, 0.6, 0.3, 0.7, 0.22, 0.78} {
+			x, y := line.X+t*(line.X2-line.X)+5, line.Y+t*(line.Y2-line.Y)
+			// To the right of the line: above one that falls, below one that climbs.
+			if (line.Y2-line.Y)*(line.X2-line.X) < 0 {
+				y += 14
+			} else {
+				y -= 5
+			}
+			b := box{x - 2, y - 10, w + 4, 13}
+			if b.x+b.w > mapWidth || slices.ContainsFunc(*taken, b.overlaps) {
+				continue
+			}
+			*taken = append(*taken, b)
+			out = append(out, shape{Kind: "text", X: x, Y: y, Class: "over", Anchor: "start", Text: text})
+			break
+		}
+	}
+	return out
 }
 
 // nice returns the largest of 1, 2 and 5 times a power of ten that is not above x.

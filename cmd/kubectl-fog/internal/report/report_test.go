@@ -292,8 +292,12 @@ func TestProvenanceIsVisible(t *testing.T) {
 		return r.Matrix.Cells[slices.Index(r.Matrix.Names, from)][slices.Index(r.Matrix.Names, to)]
 	}
 	for _, tc := range []struct{ from, to, provenance string }{
-		{"gateway", "nord-1", "measured"}, {"süd-2", "nord-1", "reverse"}, {"nord-1", "süd-1", "zone"}, {"nord-10", "süd-1", "unknown"},
-		{"gateway", "süd-2", "unknown"}, {"gateway", "gateway", "local"},
+		{"gateway", "nord-1", "measured"},
+		{"süd-2", "nord-1", "reverse"},
+		{"nord-1", "süd-1", "zone"},
+		{"nord-10", "süd-1", "unknown"},
+		{"gateway", "süd-2", "unknown"},
+		{"gateway", "gateway", "local"},
 	} {
 		c := cell(tc.from, tc.to)
 		if c.Provenance != tc.provenance || (c.RTT == "") != (tc.provenance == "unknown") {
