@@ -307,6 +307,17 @@ func (x *Index) Matching(dst []*Workload, pod *v1.Pod) []*Workload {
 	return l.match(dst, pod.Namespace, pod.Labels, AnnotatedGroup(pod))
 }
 
+// MatchingLabels appends the workloads that a pod with these labels in a namespace would belong to, whatever its annotations.
+func (x *Index) MatchingLabels(dst []*Workload, namespace string, set labels.Set) []*Workload {
+	l := x.lookup.Load()
+	if l == nil {
+		x.mu.Lock()
+		l = x.lookupLocked()
+		x.mu.Unlock()
+	}
+	return l.match(dst, namespace, set, "")
+}
+
 // match appends the workloads of a pod with these properties.
 func (l *lookup) match(dst []*Workload, namespace string, set labels.Set, group string) []*Workload {
 	if len(l.byLabel) > 0 {

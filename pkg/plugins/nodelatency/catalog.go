@@ -10,6 +10,7 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/klog/v2"
 
@@ -65,6 +66,8 @@ type bound struct {
 	*intent.Intent
 	self    *index.Workload // the pods that it governs
 	entries []boundEntry
+	// labels are what its pods have for certain, placed or not: what a policy selects, or what the first annotated pod had. Not to be changed.
+	labels labels.Set
 }
 
 type boundEntry struct {
@@ -182,8 +185,8 @@ func (c *catalog) touch() {
 }
 
 // bind follows an intent's targets.
-func (c *catalog) bind(in *intent.Intent, self *index.Workload) *bound {
-	b := &bound{Intent: in, self: self, entries: make([]boundEntry, len(in.Entries))}
+func (c *catalog) bind(in *intent.Intent, self *index.Workload, set labels.Set) *bound {
+	b := &bound{Intent: in, self: self, entries: make([]boundEntry, len(in.Entries)), labels: set}
 	for i := range in.Entries {
 		e := boundEntry{Entry: &in.Entries[i]}
 		switch {
@@ -228,7 +231,7 @@ func (c *catalog) setPolicy(ctx context.Context, p *v1alpha1.LatencyPolicy) {
 		metrics.BadIntents.WithLabelValues("LatencyPolicy").Inc()
 		klog.FromContext(ctx).Error(err, "A LatencyPolicy is invalid and does nothing", "policy", key)
 	} else {
-		now.bound = c.bind(in, c.index.Pods(p.Namespace, nil, selector))
+		now.bound = c.bind(in, c.index.Pods(p.Namespace, nil, selector), p.Spec.Selector.MatchLabels)
 	}
 	c.policies[key] = now
 	if ok {
@@ -272,7 +275,7 @@ func (c *catalog) setPod(pod *v1.Pod) {
 		c.dropAnnotation(pod.UID, had)
 	}
 	if ok {
-		a := c.acquireAnnotation(key, text)
+		a := c.acquireAnnotation(key, text, pod.Labels)
 		a.refs++
 		c.annotated[pod.UID] = a // not the key: its text is the pod's own copy
 	}
@@ -297,7 +300,7 @@ func (c *catalog) dropAnnotation(uid types.UID, a *annotation) {
 }
 
 // acquireAnnotation parses an annotation that is new.
-func (c *catalog) acquireAnnotation(key annotationKey, text string) *annotation {
+func (c *catalog) acquireAnnotation(key annotationKey, text string, set labels.Set) *annotation {
 	if a, ok := c.annotations[key]; ok {
 		return a
 	}
@@ -307,7 +310,7 @@ func (c *catalog) acquireAnnotation(key annotationKey, text string) *annotation 
 		a.err = err
 		metrics.BadIntents.WithLabelValues("annotation").Inc()
 	} else {
-		a.bound = c.bind(in, c.index.Annotated(key.namespace, key.group))
+		a.bound = c.bind(in, c.index.Annotated(key.namespace, key.group), set)
 	}
 	c.annotations[key] = a
 	c.touch()
@@ -332,7 +335,7 @@ func (c *catalog) annotationOf(v *view, pod *v1.Pod) *annotation {
 	if a, ok := c.annotations[annotationKey{pod.Namespace, group}]; ok {
 		return a
 	}
-	return c.acquireAnnotation(annotationKey{pod.Namespace, group}, pod.Annotations[v1alpha1.LatencyAnnotation])
+	return c.acquireAnnotation(annotationKey{pod.Namespace, group}, pod.Annotations[v1alpha1.LatencyAnnotation], pod.Labels)
 }
 
 // sweepAge is how long an annotation that no pod has is kept.

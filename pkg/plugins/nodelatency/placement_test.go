@@ -188,6 +188,38 @@ func TestScheduling(t *testing.T) {
 			},
 			pod: makePod("redis").app("redis").obj(), nodes: []string{"a", "b", "c", "d"}, wantOrder: "d a=b=c",
 		},
+		"of a chain the last is created first: the clients of the first stand in for all between": {
+			given: func(f *fixture) {
+				redisOn()(f)
+				f.plugin.engine.index.SetService(makeService("cart", "cart"))
+				f.plugin.engine.index.SetService(makeService("web", "web"))
+				f.policy("cart", "cart", onRedis)
+				f.policy("web", "web", `{"dependencies":[{"service":"cart"}]}`)
+				// The caller of web has no policy but an annotation, and waits to be placed.
+				f.plugin.engine.setPod(makePod("edge").app("edge").annotation(`{"dependencies":[{"service":"web"}],"clients":[{"nodes":{"matchLabels":{"name":"d"}}}]}`).obj())
+			},
+			pod: makePod("redis").app("redis").obj(), nodes: []string{"a", "b", "c", "d"}, wantOrder: "d a=b=c",
+		},
+		"the caller's caller is placed: it stands in for the caller": {
+			given: func(f *fixture) {
+				redisOn()(f)
+				f.plugin.engine.index.SetService(makeService("cart", "cart"))
+				f.policy("cart", "cart", onRedis)
+				f.policy("web", "web", `{"dependencies":[{"service":"cart"}],"clients":[{"nodes":{"matchLabels":{"name":"d"}}}]}`)
+				f.place("web", "a")
+			},
+			pod: makePod("redis").app("redis").obj(), nodes: []string{"a", "b", "c", "d"}, wantOrder: "a b c d",
+		},
+		"services that call each other and are not placed": {
+			given: func(f *fixture) {
+				redisOn()(f)
+				f.plugin.engine.index.SetService(makeService("cart", "cart"))
+				f.plugin.engine.index.SetService(makeService("web", "web"))
+				f.policy("cart", "cart", `{"dependencies":[{"service":"redis"},{"service":"web"}]}`)
+				f.policy("web", "web", `{"dependencies":[{"service":"cart"}],"clients":[{"nodes":{"matchLabels":{"name":"d"}}}]}`)
+			},
+			pod: makePod("redis").app("redis").obj(), nodes: []string{"a", "b", "c", "d"}, wantOrder: "d a=b=c",
+		},
 		"neither callers nor their clients are there": {
 			given: func(f *fixture) {
 				redisOn()(f)

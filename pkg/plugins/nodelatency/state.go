@@ -231,20 +231,66 @@ func (e *engine) compile(pod *v1.Pod, w *wants, limitsOnly bool) *state {
 			s.add(c.by.Name, c.entry, intent.Client, callers, peers, revision, true)
 			continue
 		}
-		// No caller is placed yet: they will be drawn to their own clients, so these stand in for them. That is what makes
+		// No caller is placed yet: they will be drawn to their own clients and callers, so these stand in for them. That is what makes
 		// the order of creation indifferent.
-		for i := range c.by.entries {
-			ce := &c.by.entries[i]
-			if ce.Role == intent.Client {
-				standIn := *c.entry
-				limitless := *c.entry.Entry
-				limitless.Limit, limitless.Demand = 0, ce.Demand
-				standIn.Entry = &limitless
-				s.add(c.by.Name, &standIn, intent.Client, ce.targets(), peers, revision, true)
+		stand := standIns{state: s, call: c, peers: peers, revision: revision, view: e.catalog.view()}
+		stand.addFor(c.by)
+	}
+	return s
+}
+
+// standIns adds what stands in for the callers of a pod that are not placed yet.
+type standIns struct {
+	*state
+	call     calledAs
+	peers    []index.NodeCount
+	revision index.Revision
+	view     *view
+
+	seen  []*bound // from the caller on; a circle ends there
+	added int
+}
+
+const (
+	// maxSteps is how many callers one behind the other none of which is placed are followed: a chain of seven services.
+	maxSteps = 6
+	// maxStandIns bounds what stands in for the callers of one call.
+	maxStandIns = 16
+)
+
+// addFor adds the clients of a caller that is not placed and, as far as they are placed, its callers; in place of the others what stands in for these.
+func (x *standIns) addFor(caller *bound) {
+	if len(x.seen) == maxSteps || slices.Contains(x.seen, caller) {
+		return
+	}
+	x.seen = append(x.seen, caller)
+	for i := range caller.entries {
+		if ce := &caller.entries[i]; ce.Role == intent.Client {
+			x.add(ce.targets(), ce.Demand)
+		}
+	}
+	var buffer [8]*index.Workload
+	for _, in := range x.engine.index.MatchingLabels(buffer[:0], caller.Namespace, caller.labels) {
+		for _, c := range x.view.calls[in] {
+			if nodes := c.by.self.Nodes(); len(nodes) > 0 {
+				x.add(nodes, "")
+			} else {
+				x.addFor(c.by)
 			}
 		}
 	}
-	return s
+}
+
+func (x *standIns) add(nodes []index.NodeCount, demand string) {
+	if x.added == maxStandIns || len(nodes) == 0 {
+		return
+	}
+	x.added++
+	standIn := *x.call.entry
+	limitless := *x.call.entry.Entry
+	limitless.Limit, limitless.Demand = 0, demand
+	standIn.Entry = &limitless
+	x.state.add(x.call.by.Name, &standIn, intent.Client, nodes, x.peers, x.revision, true)
 }
 
 // add appends one entry. reverse is set for a dependency of others on this pod: its limit draws and never excludes.
