@@ -208,6 +208,10 @@ func fieldsOf(t reflect.Type) func(func(reflect.StructField) bool) {
 }
 
 func checkAdmission(f *facts, o *outcome) {
+	if f.daemonSets.err != nil {
+		o.cannot(f.daemonSets.err)
+		return
+	}
 	if len(f.proberSets()) == 0 && len(f.NodeLatencies) == 0 {
 		o.ok("not needed: no prober is installed")
 		return

@@ -126,7 +126,7 @@ func TestFindings(t *testing.T) {
 		"a scheduler much older than the API server": {func(w *world) { w.version = "v1.37.0" }, "api-server", StatusWarning, []string{"more than one minor version"}},
 		"no CRDs":         {func(w *world) { w.noCRDs = true }, "crds", StatusProblem, []string{"latencypolicies.fogsched.dev, nodelatencies.fogsched.dev", "kubectl apply --server-side -k manifests/base/crds"}},
 		"an older CRD":    {olderCRD, "crds", StatusProblem, []string{"nodelatencies.fogsched.dev is of an older version", "status.starved"}},
-		"another version": {func(w *world) { version(w)["name"] = "v1alpha0" }, "crds", StatusProblem, []string{"does not serve the version v1alpha1"}},
+		"another version": {func(w *world) { crdVersion(w)["name"] = "v1alpha0" }, "crds", StatusProblem, []string{"does not serve the version v1alpha1"}},
 		"a CRD that is not established": {func(w *world) {
 			w.crds["nodelatencies.fogsched.dev"]["status"] = map[string]any{"conditions": []any{
 				map[string]any{"type": "NamesAccepted", "status": "False", "message": `"nl" is already in use`}, map[string]any{"type": "Established", "status": "False"},
@@ -156,7 +156,7 @@ func TestFindings(t *testing.T) {
 		}, "rbac", StatusProblem, []string{"get/list/watch nodelatencies.fogsched.dev"}},
 		"no admission policy":            {func(w *world) { w.policy = nil }, "admission", StatusWarning, []string{"each prober may write for all nodes"}},
 		"an admission policy that warns": {func(w *world) { w.binding.Spec.ValidationActions = []admissionv1.ValidationAction{admissionv1.Warn} }, "admission", StatusWarning, []string{"does not deny"}},
-		"this machine's clock is wrong":  {func(w *world) { w.clock = clitest.Now.Add(-3 * time.Minute) }, "clock", StatusWarning, []string{"3m ahead of the API server's"}},
+		"this machine's clock is wrong":  {func(w *world) { w.clock = clitest.Now.Add(3 * time.Minute) }, "clock", StatusWarning, []string{"3m behind the API server's"}},
 		"a node's clock is ahead": {func(w *world) {
 			at := metav1.NewTime(clitest.Now.Add(5 * time.Minute))
 			w.latencies[2].Status.ObservedAt = &at
@@ -222,7 +222,7 @@ func TestFindings(t *testing.T) {
 			w.lease = lease("kube-system", "kube-scheduler", "a-1_uid", time.Second)
 		}, "leader", StatusProblem, []string{"the stock scheduler leads, on a-1", "mv /etc/kubernetes/manifests/kube-scheduler.yaml"}},
 
-		"an unknown field":         {func(w *world) { w.configure(t, "qps:", "qqps:") }, "config", StatusProblem, []string{"refuses its configuration", `unknown field "clientConnection.qqps"`, "edit configmap fogsched-config-abc"}},
+		"an unknown field":         {func(w *world) { w.configure(t, "qps:", "qqps:") }, "config", StatusProblem, []string{"refuses its configuration", `unknown field "qqps"`, "edit configmap fogsched-config-abc"}},
 		"no YAML":                  {func(w *world) { w.configure(t, "profiles:", "profiles: {") }, "config", StatusProblem, []string{"refuses its configuration"}},
 		"the plugin not enabled":   {func(w *world) { w.config.Data[configKey] = plain }, "config", StatusProblem, []string{"no profile enables the plugin NodeLatency"}},
 		"a plugin's unknown field": {func(w *world) { w.configure(t, "interest: ", "interst: ") }, "config", StatusProblem, []string{"refuses the arguments", "interst"}},
@@ -487,13 +487,13 @@ func old(nl *v1alpha1.NodeLatency, by time.Duration) {
 	}
 }
 
-// version returns the only version of the CRD of NodeLatency.
-func version(w *world) map[string]any {
+// crdVersion returns the only version of the CRD of NodeLatency.
+func crdVersion(w *world) map[string]any {
 	return w.crds["nodelatencies.fogsched.dev"]["spec"].(map[string]any)["versions"].([]any)[0].(map[string]any)
 }
 
 func olderCRD(w *world) {
-	path := version(w)
+	path := crdVersion(w)
 	for _, key := range []string{"schema", "openAPIV3Schema", "properties", "status", "properties"} {
 		path = path[key].(map[string]any)
 	}
@@ -568,7 +568,7 @@ func TestOutput(t *testing.T) {
 		clitest.Golden(t, name, got.Out)
 		for line := range strings.Lines(got.Out) {
 			line = strings.TrimRight(line, "\n")
-			command := strings.HasPrefix(strings.TrimLeft(line, " \x1b[1m"), "kubectl") // it is to be copied in one piece
+			command := strings.Contains(line, "kubectl ") || strings.Contains(line, "curl ") // it is to be copied in one piece
 			if tc.width > 0 && !command && visible(line) > tc.width && strings.Contains(strings.TrimSpace(line), " ") {
 				t.Errorf("%s: a line of %d columns: %s", name, visible(line), line)
 			}
@@ -623,7 +623,7 @@ func TestOnlyAndStrict(t *testing.T) {
 		"--only=qps --strict":       {1, true, ""},
 		"--only=probers --strict":   {6, false, ""},
 		"--only=probers,rbac":       {7, false, ""},
-		"--only=rabc":               {0, true, "--only=rabc: no such check (did you mean rbac?)"},
+		"--only=rbacs":              {0, true, "--only=rbacs: no such check (did you mean rbac?)"},
 		"-o=xml":                    {0, true, "-o xml: want json, yaml"},
 		"--metrics=/does/not/exist": {0, true, "--metrics: open /does/not/exist"},
 	} {

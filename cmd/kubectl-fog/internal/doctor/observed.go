@@ -22,7 +22,7 @@ import (
 // the API server's proxy does not pass on.
 func (o *outcome) noMetrics(f *facts) {
 	o.cannotBecause("the scheduler's own metrics were not given (--metrics)")
-	o.HowTo = &Mend{Text: "an account that may read them and nothing else gets them:"}
+	o.HowTo = &Mend{Text: "for the metrics, an account that may read them and nothing else:"}
 	const account = "fogsched-metrics-reader"
 	if !slices.ContainsFunc(f.accounts.items, func(a v1.ServiceAccount) bool { return a.Name == account }) {
 		o.HowTo.Commands = []string{

@@ -46,10 +46,9 @@ func printReport(o *cli.Options, r *Report) error {
 		}
 		w.overview(c, titles)
 	}
-	for _, s := range []Status{StatusProblem, StatusWarning, StatusNotChecked} {
-		w.details(r, s)
-	}
-	w.howTo(r)
+	w.details(r, StatusProblem, "PROBLEMS")
+	w.details(r, StatusWarning, "WARNINGS")
+	w.notChecked(r)
 	w.line("")
 	w.prose("", "", summaryLine(o, r))
 	_, err := fmt.Fprint(o.Out, w.String())
@@ -80,26 +79,21 @@ func (w *page) overview(c *Check, titles int) {
 	w.line(head + cli.Cut(cli.Clean(c.Message), room))
 }
 
-func (w *page) details(r *Report, s Status) {
+func (w *page) details(r *Report, s Status, title string) {
 	titled := false
-	title := func() {
-		if !titled {
-			titled = true
-			w.line("")
-			w.line(w.o.Paint(cli.Bold, map[Status]string{StatusProblem: "PROBLEMS", StatusWarning: "WARNINGS", StatusNotChecked: "NOT CHECKED"}[s]))
-		}
-	}
 	for i := range r.Checks {
 		c := &r.Checks[i]
-		if s == StatusNotChecked {
-			w.notChecked(c, title)
-			continue
-		}
 		for k := range c.Findings {
-			if f := &c.Findings[k]; f.Severity == s {
-				title()
-				w.finding(c, f)
+			f := &c.Findings[k]
+			if f.Severity != s {
+				continue
 			}
+			if !titled {
+				titled = true
+				w.line("")
+				w.line(w.o.Paint(cli.Bold, title))
+			}
+			w.finding(c, f)
 		}
 	}
 }
@@ -124,14 +118,27 @@ func (w *page) mend(m Mend) {
 	}
 }
 
-func (w *page) notChecked(c *Check, title func()) {
-	if len(c.NotChecked) == 0 {
+// notChecked lists what could not be looked at: each reason with the checks that it is the reason for.
+func (w *page) notChecked(r *Report) {
+	var reasons []string
+	concerned := map[string][]string{}
+	for i := range r.Checks {
+		for _, why := range r.Checks[i].NotChecked {
+			if concerned[why] == nil {
+				reasons = append(reasons, why)
+			}
+			concerned[why] = append(concerned[why], r.Checks[i].ID)
+		}
+	}
+	if len(reasons) == 0 {
 		return
 	}
-	title()
-	for _, why := range c.NotChecked {
-		w.prose("  "+looks[StatusNotChecked].sign+" ", "    ", c.Title+": "+cli.Clean(why)+w.o.Paint(cli.Dim, " ["+c.ID+"]"))
+	w.line("")
+	w.line(w.o.Paint(cli.Bold, "NOT CHECKED"))
+	for _, why := range reasons {
+		w.prose("  "+looks[StatusNotChecked].sign+" ", "    ", cli.Clean(why)+w.o.Paint(cli.Dim, " ["+strings.Join(concerned[why], ", ")+"]"))
 	}
+	w.howTo(r)
 }
 
 // howTo says how to look at what was not, each way once.

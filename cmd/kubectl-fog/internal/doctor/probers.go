@@ -418,7 +418,7 @@ func checkStarved(f *facts, o *outcome) {
 		}
 	}
 	if len(names) > 0 {
-		o.warning(fmt.Sprintf("%s short of CPU, and what they measure is not used: %s", nodesAre(len(names)), some(names)), firstOf(evidence),
+		o.warning(fmt.Sprintf("%s short of CPU, and nothing that is measured there is used: %s", nodesAre(len(names)), some(names)), firstOf(evidence),
 			Mend{Text: "take load off them, or give fogprobe a larger CPU request", Commands: []string{
 				"kubectl top node " + names[0], fmt.Sprintf("kubectl -n %s set resources daemonset %s --requests=cpu=50m", f.namespace, proberApp),
 			}})

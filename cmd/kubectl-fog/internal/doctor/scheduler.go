@@ -250,6 +250,9 @@ func checkLeader(f *facts, o *outcome) {
 	holder, silent, fresh := f.leading()
 	logs := fmt.Sprintf("kubectl -n %s logs deployment/%s --tail=20", f.namespace, f.deploymentName())
 	switch {
+	case read.object == nil && len(f.schedulers()) == 0:
+		o.problem("no scheduler has ever led: there is no lease "+name, nil, Mend{Text: "install one:", Commands: []string{f.install()}})
+		return
 	case read.object == nil:
 		o.problem("no scheduler has ever led: there is no lease "+name, nil,
 			Mend{Text: "start a scheduler, or see why the one that runs cannot write its lease (RBAC: check rbac)", Commands: []string{logs}})
