@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/signal"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -163,7 +162,7 @@ func (c *command) show(ctx context.Context, out *os.File, next func() *frame) (e
 		}
 	}()
 	resized := make(chan os.Signal, 1)
-	signal.Notify(resized, syscall.SIGWINCH)
+	notifyResize(resized)
 	defer signal.Stop(resized)
 	ticker := time.NewTicker(c.interval)
 	defer ticker.Stop()
