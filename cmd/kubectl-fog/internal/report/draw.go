@@ -140,6 +140,7 @@ func drawMap(m *Map) (d drawing, moved float64) {
 		d.H = max(d.H, places[i].at.y+mapPad)
 	}
 	var taken []box
+	var above []shape
 	d.Shapes = append(d.Shapes, zoneAreas(m, places)...)
 	broken := links(m, places)
 	d.Shapes = append(d.Shapes, broken...)
@@ -148,9 +149,13 @@ func drawMap(m *Map) (d drawing, moved float64) {
 		r := p.radius + 2
 		taken = append(taken, box{p.at.x - r, p.at.y - r, 2 * r, 2 * r})
 		marks, boxes := badges(p)
-		d.Shapes = append(d.Shapes, shape{Kind: "group", Title: describe(p.Place), Shapes: append(dot(p), marks...)})
+		d.Shapes = append(d.Shapes, shape{Kind: "group", Title: describe(p.Place), Shapes: dot(p)})
+		if len(marks) > 0 { // above all points, so that none hides them
+			above = append(above, shape{Kind: "group", Title: describe(p.Place), Shapes: marks})
+		}
 		taken = append(taken, boxes...)
 	}
+	d.Shapes = append(d.Shapes, above...)
 	d.Shapes = append(d.Shapes, zoneNames(m, places, &taken)...)
 	d.Shapes = append(d.Shapes, nodeNames(places, &taken, d.H)...)
 	d.Shapes = append(d.Shapes, linkNames(broken, &taken)...)
