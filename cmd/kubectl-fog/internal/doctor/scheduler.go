@@ -258,7 +258,8 @@ func checkLeader(f *facts, o *outcome) {
 			Mend{Text: "start a scheduler, or see why the one that runs cannot write its lease (RBAC: check rbac)", Commands: []string{logs}})
 		return
 	case holder == "":
-		o.problem("nobody holds the lease "+name, nil, Mend{Text: "see why no scheduler takes it", Commands: []string{logs}})
+		o.problem("no scheduler leads: nobody holds the lease "+name, []string{"the last one gave it back, as one that is stopped does"},
+			Mend{Text: "start a scheduler, or see why the one that runs does not take the lease", Commands: []string{logs}})
 		return
 	case !fresh:
 		o.problem(fmt.Sprintf("no scheduler leads: %s renewed the lease %s last %s ago", holder, name, age(silent)),
