@@ -52,8 +52,9 @@ const (
 	maxRatio = 1.10
 	// One pod in sampleEvery is compared with full scoring, and in a small run so many.
 	sampleEvery, leastSamples = 1_000, 500
-	// gcPercent is GOGC: while little is alive the garbage of one pod need not be collected again and again; later the limit decides.
-	gcPercent = 200
+	// gcPercent is GOGC: while little is alive the garbage of one pod need not be collected again and again; later the limit decides. The limit alone would
+	// be reached where others take the cores, and then who allocates has to collect.
+	gcPercent = 400
 	minCPU    = 2 // cores of the machine for which nomadTime is the target
 )
 

@@ -281,8 +281,8 @@ func TestNetworkOverhead(t *testing.T) {
 				cpuBar, allocsBar = 100, 1000
 			}
 			against := "NetworkOverhead, " + c.name
-			r.set(fmt.Sprintf("%s, %d nodes", name, nodes), against, "CPU of one placement", cpuBar, cpu[name])
-			r.set(fmt.Sprintf("%s, %d nodes", name, nodes), against, "allocations of one placement", allocsBar, allocs[name])
+			r.set(fmt.Sprintf("%s, %d nodes", name, nodes), against, "CPU of one placement", cpuBar, cpu[name], 0)
+			r.set(fmt.Sprintf("%s, %d nodes", name, nodes), against, "allocations of one placement", allocsBar, allocs[name], 0)
 		}
 		r.write(t, out)
 	}
