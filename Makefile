@@ -108,7 +108,7 @@ UNIT = $$(go list -f '{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}}{{end}}
 
 # The vet compiles on all cores; the tests then run one package at a time, because some of them measure time.
 .PHONY: test-integration
-test-integration: tools build bin/helm bin/kubectl $(PROMETHEUS_PROGRAMS) bin/monitoring-crds.yaml ## integration tests on a real API server
+test-integration: tools build bin/helm bin/kubectl bin/kind $(PROMETHEUS_PROGRAMS) bin/monitoring-crds.yaml ## integration tests on a real API server
 	@echo "compiling the integration tests (the first time about 2 min) …"
 	@go vet $(INTEGRATION)
 	go test -vet=off -p 1 -count=1 -timeout 20m $(INTEGRATION)
