@@ -112,6 +112,7 @@ func best(bar time.Duration, run func() (took, cpu time.Duration)) timing {
 		share := shareOfProcessors()
 		took, cpu := run()
 		alone := time.Duration(float64(took) * (share + shareOfProcessors()) / 2)
+		alone = max(alone, cpu/time.Duration(runtime.GOMAXPROCS(0))) // it cannot be less
 		if i == 0 || alone < least.alone {
 			least = timing{took, alone, cpu}
 		}

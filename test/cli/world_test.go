@@ -25,7 +25,7 @@ const (
 	nodesPerZone   = 40
 	zonesPerRegion = 10
 	peers          = 16
-	podsPerNode    = 2
+	podsPerNode    = 1
 	policies       = 20
 	namespace      = "shop"
 
