@@ -91,7 +91,7 @@ func TestImages(t *testing.T) {
 		base := map[string]string{"etc/passwd": "nonroot:x:65532:65532:nonroot:/home/nonroot:/sbin/nologin\n", "etc/ssl/certs/ca-certificates.crt": "none\n"}
 		b.importBase(t, "fogsched-test/static:nonroot", base)
 		out := t.TempDir()
-		b.build(t, nil, "-go-image", b.localGo(t), "-base-image", "fogsched-test/static:nonroot", "-tag", "based", "-out", out, "fogprobe")
+		b.build(t, nil, "-go-image", b.localGo(t), "-base-image", "fogsched-test/static:nonroot", "-tag", "based", "-out", out) // both: compiled already
 		i := open(t, filepath.Join(out, "fogprobe.tar"))
 		i.check(t, b, "fogprobe", host, append(slices.Collect(maps.Keys(base)), "licenses/LICENSE", "program"))
 	})
