@@ -566,8 +566,8 @@ func (w *world) inputs(t *testing.T) {
 					seen[key] = true
 					v, err := w.prometheus.Query(ctx, s.name)
 					w.must(err)
-					if !slices.ContainsFunc(v, func(real *model.Sample) bool {
-						return !slices.ContainsFunc(s.labels, func(l string) bool { return real.Metric[model.LabelName(l)] == "" })
+					if !slices.ContainsFunc(v, func(scraped *model.Sample) bool {
+						return !slices.ContainsFunc(s.labels, func(l string) bool { return scraped.Metric[model.LabelName(l)] == "" })
 					}) {
 						t.Errorf("%s, %s: no real series of %s has all of the labels %v", name, test.Name, s.name, s.labels)
 					}
