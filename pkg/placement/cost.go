@@ -224,8 +224,8 @@ type Knowledge uint8
 const (
 	// Neutral: nothing is known of the candidate; its cost is the median of the others'.
 	Neutral Knowledge = iota
-	// Partial: some pairs are unknown. Each counts as the median of the other candidates' value for it, and the sum is
-	// kept within the range of the fully known candidates.
+	// Partial: some pairs are unknown. Each counts as the median of the other candidates' value for it (of more than maxMedian
+	// candidates: of some, evenly spread), and the sum is kept within the range of the fully known candidates.
 	Partial
 	// Known: every pair that counts is known.
 	Known
@@ -353,6 +353,9 @@ func (ev *Evaluator) minimum(columns []column, candidates []int32) float32 {
 	return 1
 }
 
+// maxMedian bounds the values of which fill takes the median. On all nodes of a large cluster the medians would be a quarter of PreScore.
+const maxMedian = 512
+
 // fill puts the median of the known values in place of the unknown ones, and notes which candidates had which.
 func (ev *Evaluator) fill(known int) {
 	if known == len(ev.values) {
@@ -362,10 +365,17 @@ func (ev *Evaluator) fill(known int) {
 		return
 	}
 	ev.scratch = ev.scratch[:0]
+	step := 1 + (known-1)/maxMedian
+	next := 0
 	for _, v := range ev.values {
-		if v > 0 {
-			ev.scratch = append(ev.scratch, v)
+		if v == 0 {
+			continue
 		}
+		if next == 0 {
+			ev.scratch = append(ev.scratch, v)
+			next = step
+		}
+		next--
 	}
 	m := median(ev.scratch)
 	for c, v := range ev.values {

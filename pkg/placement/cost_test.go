@@ -422,6 +422,34 @@ func TestUnknownIsTheMedian(t *testing.T) {
 	}
 }
 
+// TestUnknownIsAboutTheMedianOfMany: of very many candidates some are asked, and what counts is near the median all the same.
+func TestUnknownIsAboutTheMedianOfMany(t *testing.T) {
+	rng := rand.New(rand.NewPCG(5, 6))
+	const n = 6000
+	same, some := &latency.Row{RTT: make([]latency.RTT, n), Provenance: make([]latency.Provenance, n)}, &latency.Row{RTT: make([]latency.RTT, n), Provenance: make([]latency.Provenance, n)}
+	var known []float32
+	candidates := make([]int32, n)
+	for i := range candidates {
+		candidates[i] = int32(i)
+		same.RTT[i], _ = latency.FromSeconds(0.010)
+		if i%10 != 3 {
+			some.RTT[i], _ = latency.FromSeconds(0.001 + 0.1*rng.Float64())
+			us, _ := some.RTT[i].Micros()
+			known = append(known, us)
+		}
+	}
+	slices.Sort(known)
+	var ev Evaluator
+	got, ok := ev.Costs(nil, []Entry{NewClientEntry(1, Any, []Target{{Row: same, Node: -1, Mass: 1}, {Row: some, Node: -1, Mass: 1}})}, candidates)
+	if !ok || got[3].Knowledge != Partial {
+		t.Fatalf("%t, %v", ok, got[3])
+	}
+	at, _ := slices.BinarySearch(known, 2*got[3].Micros-10_000)
+	if share := float64(at) / float64(len(known)); share < 0.45 || share > 0.55 {
+		t.Errorf("an unknown pair counts as the %.2f-quantile of the known", share)
+	}
+}
+
 func TestRelabellingChangesNothing(t *testing.T) {
 	rng := rand.New(rand.NewPCG(4, 1))
 	var ev, ev2 Evaluator
