@@ -283,14 +283,14 @@ type Result struct {
 }
 
 // Run runs a command at Now, as a user would who has a terminal of a width, or no terminal where it is 0, and the given arguments. environment
-// has lines like "NO_COLOR=1". make makes the command.
-func (s *Server) Run(t testing.TB, make func(*cli.Options) *cobra.Command, width int, environment []string, args ...string) Result {
+// has lines like "NO_COLOR=1". command makes the command.
+func (s *Server) Run(t testing.TB, command func(*cli.Options) *cobra.Command, width int, environment []string, args ...string) Result {
 	t.Helper()
-	return Run(t, s.Kubeconfig(t), make, width, environment, args...)
+	return Run(t, s.Kubeconfig(t), command, width, environment, args...)
 }
 
 // Run is Server.Run for any kubeconfig.
-func Run(t testing.TB, kubeconfig string, make func(*cli.Options) *cobra.Command, width int, environment []string, args ...string) Result {
+func Run(t testing.TB, kubeconfig string, command func(*cli.Options) *cobra.Command, width int, environment []string, args ...string) Result {
 	t.Helper()
 	var in, out, errOut bytes.Buffer
 	o := cli.NewOptions(genericiooptions.IOStreams{In: &in, Out: &out, ErrOut: &errOut})
@@ -304,7 +304,7 @@ func Run(t testing.TB, kubeconfig string, make func(*cli.Options) *cobra.Command
 		}
 		return ""
 	}
-	cmd := make(o)
+	cmd := command(o)
 	cmd.SilenceErrors, cmd.SilenceUsage = true, true
 	if cmd.PersistentFlags().Lookup("kubeconfig") == nil && cmd.Flags().Lookup("kubeconfig") == nil {
 		o.AddFlags(cmd.PersistentFlags())
