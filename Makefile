@@ -258,7 +258,7 @@ image: bin/cyclonedx-gomod ## images fogsched:dev and fogprobe:dev, in Docker an
 .PHONY: test-image
 test-image: bin/cyclonedx-gomod bin/helm ## what the Dockerfile makes of the programs, for amd64 and arm64, by both of Docker's builders; leaves out/image
 	@go build -o bin/ ./hack/image ./hack/release
-	VERSION='$(VERSION)' COMMIT='$(COMMIT)' go test -tags image -count=1 -timeout 30m -v ./test/image
+	VERSION='$(VERSION)' COMMIT='$(COMMIT)' go test -tags image -count=1 -timeout 60m -v ./test/image
 
 # ALLOW_DIRTY=1 makes one of a tree with work in it, to try out.
 .PHONY: release
