@@ -11,7 +11,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	"github.com/fogsched/fogsched/cmd/kubectl-fog/app" //nolint:depguard // it describes the program's commands
+	"github.com/fogsched/fogsched/cmd/kubectl-fog/app"
 )
 
 func kubectlFog(_ string, w *strings.Builder) error {

@@ -57,7 +57,6 @@ type checker struct {
 	root, bin  string
 	kubeconfig string
 	work       string // where the commands of a page run
-	made       *regexp.Regexp
 	makefile   string
 	helps      map[string]string
 

@@ -82,7 +82,7 @@ func lacking(t *testing.T, user string, rules []rbacv1.PolicyRule) (lacks []stri
 		var out, errs bytes.Buffer
 		app.Main("test", append(args, "--kubeconfig="+kubeconfig, "--cache-dir="+t.TempDir()), os.Stdin, &out, &errs)
 		for line := range strings.Lines(out.String() + errs.String()) {
-			if strings.Contains(line, "no permission to") {
+			if strings.Contains(line, "no permission to") || strings.Contains(line, "for want of permission") {
 				lacks = append(lacks, "kubectl fog "+strings.Join(args, " ")+": "+strings.TrimSpace(line))
 			}
 		}
