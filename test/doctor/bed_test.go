@@ -49,7 +49,9 @@ type bed struct {
 	mu         sync.Mutex
 	schedulers map[string]*cluster.Scheduler // by pod
 	probing    map[string]*program.Process   // by pod
-	commands   int                           // that a user typed
+	starting   map[string]bool               // by pod
+	starts     sync.WaitGroup
+	commands   int // that a user typed
 }
 
 var nodeNames = []string{"north-1", "north-2", "south-1", "south-2"}
@@ -60,7 +62,7 @@ func newBed(t *testing.T) *bed {
 	control, err := cluster.Start(ctx, cluster.Options{})
 	must(t, err)
 	t.Cleanup(control.Stop)
-	b := &bed{T: t, control: control, schedulers: map[string]*cluster.Scheduler{}, probing: map[string]*program.Process{}}
+	b := &bed{T: t, control: control, schedulers: map[string]*cluster.Scheduler{}, starting: map[string]bool{}, probing: map[string]*program.Process{}}
 	b.root, err = cluster.RepoRoot()
 	must(t, err)
 	bin, err := cluster.BinDir()
@@ -96,8 +98,12 @@ func newBed(t *testing.T) *bed {
 		b.play(play)
 	}()
 	t.Cleanup(func() {
+		if t.Failed() {
+			b.dump()
+		}
 		cancel()
 		<-done
+		b.starts.Wait()
 		for _, p := range b.probing {
 			p.Terminate(time.Second)
 		}
@@ -109,6 +115,19 @@ func must(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+// dump says what the schedulers said last.
+func (b *bed) dump() {
+	logs, _ := filepath.Glob(filepath.Join(b.control.Dir(), "fogsched-*.log"))
+	for _, path := range logs {
+		data, err := os.ReadFile(path)
+		if err != nil {
+			continue
+		}
+		lines := strings.Split(strings.TrimSpace(string(data)), "\n")
+		b.Logf("%s ends with\n%s", filepath.Base(path), strings.Join(lines[max(0, len(lines)-15):], "\n"))
 	}
 }
 
@@ -188,13 +207,26 @@ func (b *bed) runScheduler(ctx context.Context, p *corev1.Pod) error {
 	if err != nil {
 		return err
 	}
-	s, err := b.control.StartScheduler(ctx, cluster.SchedulerOptions{Binary: "fogsched", Name: p.Name, Kubeconfig: kubeconfig, ConfigYAML: []byte(config)})
-	if err != nil {
-		return err
-	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.schedulers[p.Name] = s
+	if b.starting[p.Name] {
+		return nil
+	}
+	b.starting[p.Name] = true
+	// Not waited for: one that stands by may take its time, and meanwhile another is to be stopped.
+	b.starts.Go(func() {
+		s, err := b.control.StartScheduler(ctx, cluster.SchedulerOptions{Binary: "fogsched", Name: p.Name, Kubeconfig: kubeconfig, ConfigYAML: []byte(config)})
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		delete(b.starting, p.Name)
+		if err != nil {
+			if ctx.Err() == nil {
+				fmt.Fprintf(os.Stderr, "playing the kubelet of pod %s: %v\n", p.Name, err)
+			}
+			return
+		}
+		b.schedulers[p.Name] = s // where its pod is gone by now, the next round stops it
+	})
 	return nil
 }
 
