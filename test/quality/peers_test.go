@@ -45,6 +45,9 @@ const (
 	byOracle     = "oracle"
 
 	maxToOverhead10 = 0.40
+	// maxOutOfOrder is what an application created in any order may have of the oracle's mean RTT, which places callers first. Before what stands in for
+	// callers went on to their callers it was 3.3 for the chain and 1.6 for the ten services.
+	maxOutOfOrder = 1.5
 
 	// overheadOnly is the profile that has NetworkOverhead as its only score plugin, as latencyOnly has NodeLatency.
 	overheadOnly = "networkoverhead-only"
