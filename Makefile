@@ -262,7 +262,7 @@ test-image: bin/cyclonedx-gomod bin/helm ## what the Dockerfile makes of the pro
 
 # ALLOW_DIRTY=1 makes one of a tree with work in it, to try out.
 .PHONY: release
-release: bin/cyclonedx-gomod bin/helm ## the files of a release in out/release (VERSION=v0.1.0 BASE_URL= IMAGE_PREFIX= PROGRAMS= PLATFORMS=; about 10 min): docs/release.md
+release: bin/cyclonedx-gomod bin/helm ## the files of a release in out/release (VERSION=v0.1.0 BASE_URL= IMAGE_PREFIX= PROGRAMS= PLATFORMS=): docs/release.md
 	@go build -o bin/release ./hack/release
 	@exec bin/release -version '$(if $(filter-out file,$(origin VERSION)),$(VERSION))' -commit '$(COMMIT)' -epoch '$(or $(SOURCE_DATE_EPOCH),$(shell git log -1 --format=%ct),0)' \
 		$(if $(BASE_URL),-base-url '$(BASE_URL)') $(if $(IMAGE_PREFIX),-image-prefix '$(IMAGE_PREFIX)') $(if $(PLATFORMS),-platforms '$(PLATFORMS)') \
