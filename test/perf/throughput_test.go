@@ -245,7 +245,7 @@ func run(t *testing.T, out, metrics string, c contestant, nodes, podCount, round
 	cmd := exec.CommandContext(t.Context(), binary, args...)
 	cmd.Env = append(os.Environ(), configVariable+"="+config, samplesVariable+"="+samples)
 	cmd.Stdout, cmd.Stderr = log, log
-	if err := cmd.Run(); err != nil && !(c.leaks && onlyLeaks(t, logPath)) {
+	if err := cmd.Run(); err != nil && (!c.leaks || !onlyLeaks(t, logPath)) {
 		t.Fatalf("%s: %v; see %s", c.name, err, logPath)
 	}
 	items := readItems(t, dir)
