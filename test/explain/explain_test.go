@@ -196,10 +196,10 @@ func newPod(rng *rand.Rand, n int) *corev1.Pod {
 			}},
 		},
 	}
-	switch {
-	case app == "near":
+	switch app {
+	case "near":
 		pod.Annotations = map[string]string{v1alpha1.LatencyAnnotation: `{"dependencies":[{"service":"redis","limit":"10ms"}],"statistic":"Tail"}`}
-	case app == "spread":
+	case "spread":
 		pod.Spec.TopologySpreadConstraints = []corev1.TopologySpreadConstraint{{
 			MaxSkew: 1, TopologyKey: corev1.LabelTopologyZone, WhenUnsatisfiable: corev1.DoNotSchedule, LabelSelector: &metav1.LabelSelector{MatchLabels: pod.Labels},
 		}}

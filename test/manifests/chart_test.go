@@ -94,7 +94,7 @@ func TestChartIsKustomize(t *testing.T) {
 		{"manifests/base", "{scheduler: {image: {tag: dev}}, prober: {enabled: false}, networkPolicy: {enabled: false}}"},
 	} {
 		t.Run(filepath.Base(tc.overlay), func(t *testing.T) {
-			want, got := comparable(t, build(t, tc.overlay)), comparable(t, render(t, tc.values))
+			want, got := alike(t, build(t, tc.overlay)), alike(t, render(t, tc.values))
 			if _, ok := want["Namespace/"+systemNamespace]; !ok {
 				t.Error("kustomize makes no namespace")
 			}
@@ -121,13 +121,13 @@ func TestChartIsKustomize(t *testing.T) {
 //   - Helm's labels, and its annotation that keeps the CRDs when a release is removed;
 //   - the hash in the name of the scheduler's ConfigMap, which is of the text with its comments; the configuration itself is compared
 //     as what it means.
-func comparable(t *testing.T, objects []*unstructured.Unstructured) map[string]map[string]any {
+func alike(t *testing.T, objects []*unstructured.Unstructured) map[string]map[string]any {
 	t.Helper()
 	byName := map[string]map[string]any{}
 	for _, o := range objects {
-		drop(o, o.GetLabels, o.SetLabels, "helm.sh/chart", "app.kubernetes.io/managed-by", "app.kubernetes.io/instance")
+		drop(o.GetLabels, o.SetLabels, "helm.sh/chart", "app.kubernetes.io/managed-by", "app.kubernetes.io/instance")
 		if o.GetKind() == "CustomResourceDefinition" {
-			drop(o, o.GetAnnotations, o.SetAnnotations, "helm.sh/resource-policy")
+			drop(o.GetAnnotations, o.SetAnnotations, "helm.sh/resource-policy")
 		}
 		if strings.HasPrefix(o.GetName(), "fogsched-config-") {
 			o.SetName("fogsched-config-HASH")
@@ -159,7 +159,7 @@ func comparable(t *testing.T, objects []*unstructured.Unstructured) map[string]m
 	return byName
 }
 
-func drop(o *unstructured.Unstructured, get func() map[string]string, set func(map[string]string), keys ...string) {
+func drop(get func() map[string]string, set func(map[string]string), keys ...string) {
 	m := get()
 	for _, k := range keys {
 		delete(m, k)

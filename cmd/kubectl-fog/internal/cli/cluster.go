@@ -136,7 +136,6 @@ func (s Scope) of(k Kind) string {
 
 // ReadIn is Read of a part of the cluster.
 func (o *Options) ReadIn(ctx context.Context, in Scope, required []Kind, optional ...Kind) (*Cluster, error) {
-	quiet() // client-go would log what the error says
 	core, ours, err := o.Clients()
 	if err != nil {
 		return nil, err

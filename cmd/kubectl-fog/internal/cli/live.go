@@ -40,7 +40,6 @@ const retry = time.Second
 // Follow watches kinds until ctx ends. It returns when all of them were listed, or with the error that Read would give. An optional kind that
 // cannot be read is noted in Missing of each Cluster.
 func (o *Options) Follow(ctx context.Context, in Scope, required []Kind, optional ...Kind) (*Live, error) {
-	quiet()
 	core, ours, err := o.Clients()
 	if err != nil {
 		return nil, err

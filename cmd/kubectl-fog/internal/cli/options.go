@@ -37,6 +37,7 @@ type Options struct {
 
 // NewOptions returns options for streams.
 func NewOptions(streams genericiooptions.IOStreams) *Options {
+	quiet()
 	return &Options{
 		IOStreams: streams,
 		// A cluster of 5,000 nodes is read in a dozen requests; the client must not hold them back.

@@ -124,10 +124,10 @@ func simulate(ctx context.Context, o *cli.Options, restConfig *rest.Config, c *c
 		error
 	}
 	read := make(chan ours, 1)
-	go func() {
+	go func(ctx context.Context) {
 		cluster, err := o.Read(ctx, []cli.Kind{cli.NodeLatencies, cli.Policies})
 		read <- ours{cluster, err}
-	}()
+	}(ctx)
 
 	ctx = klog.NewContext(ctx, silent)
 	factory := scheduler.NewInformerFactory(clientSet, 0)

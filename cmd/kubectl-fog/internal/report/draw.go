@@ -234,7 +234,7 @@ func apart(places []onMap) (farthest float64) {
 					continue
 				}
 				still = false
-				ux, uy := 1.0, 0.0
+				var ux, uy float64
 				if have > 1e-6 {
 					ux, uy = (a.x-b.x)/have, (a.y-b.y)/have
 				} else {

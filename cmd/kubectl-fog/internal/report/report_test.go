@@ -404,18 +404,15 @@ func TestDeterministic(t *testing.T) {
 	}
 }
 
-// From what was read to the page. The bounds are those of the command; a loaded machine gets twice as long, and the sizes
-// are what a mail server takes.
-func TestSpeedAndSize(t *testing.T) {
+// From what was read to the page. The sizes are what a mail server takes. How long the command takes is held by test/cli, without the race detector.
+func TestSize(t *testing.T) {
 	if testing.Short() {
 		t.Skip("5,000 nodes")
 	}
 	for _, tc := range []struct {
-		sites, nodes, policies int
-		within                 time.Duration
-		kilobytes              int
+		sites, nodes, policies, kilobytes int
 	}{
-		{5, 60, 10, time.Second, 900}, {20, 500, 20, time.Second, 400}, {50, 5000, 50, 3 * time.Second, 900}, {1, 5000, 10, 3 * time.Second, 900},
+		{5, 60, 10, 900}, {20, 500, 20, 400}, {50, 5000, 50, 900}, {1, 5000, 10, 900},
 	} {
 		s := clitest.NewServer(t, objectsOf(plane(tc.sites, tc.nodes), tc.policies)...)
 		cluster := read(t, s)
@@ -426,8 +423,8 @@ func TestSpeedAndSize(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Logf("%d nodes, %d sites, %d policies: %v, %d KB", tc.nodes, tc.sites, tc.policies, took.Round(time.Millisecond), len(data)/1000)
-		if took > 2*tc.within || len(data) > tc.kilobytes*1000 {
-			t.Errorf("%d nodes at %d sites: %v and %d KB; want %v and %d KB", tc.nodes, tc.sites, took, len(data)/1000, tc.within, tc.kilobytes)
+		if len(data) > tc.kilobytes*1000 {
+			t.Errorf("%d nodes at %d sites: %d KB; want %d KB", tc.nodes, tc.sites, len(data)/1000, tc.kilobytes)
 		}
 		structure(t, string(data))
 	}
