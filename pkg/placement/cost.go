@@ -420,16 +420,16 @@ func (ev *Evaluator) settle(costs []Cost) {
 // them, and takes O(n): sorting would be most of the work of Costs.
 func median(values []float32) float32 {
 	n := len(values)
-	upper := nth(values, n/2)
+	upper := Nth(values, n/2)
 	if n%2 == 1 {
 		return upper
 	}
 	return (slices.Max(values[:n/2]) + upper) / 2
 }
 
-// nth returns the k-th smallest of values and moves the smaller ones before it: Hoare's algorithm "Find", with the median
-// of three as pivot.
-func nth(values []float32, k int) float32 {
+// Nth returns the k-th smallest of values and moves the smaller ones before it: Hoare's algorithm "Find", with the median
+// of three as pivot. k is 0 to len(values)-1, and no value is NaN.
+func Nth(values []float32, k int) float32 {
 	lo, hi := 0, len(values)-1
 	for lo < hi {
 		a, b, c := values[lo], values[lo+(hi-lo)/2], values[hi]

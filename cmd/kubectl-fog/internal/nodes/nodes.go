@@ -22,6 +22,7 @@ import (
 	"github.com/fogsched/fogsched/cmd/kubectl-fog/internal/cli"
 	"github.com/fogsched/fogsched/pkg/apis/fogsched/v1alpha1"
 	"github.com/fogsched/fogsched/pkg/latency"
+	"github.com/fogsched/fogsched/pkg/placement"
 	"github.com/fogsched/fogsched/pkg/store"
 )
 
@@ -412,42 +413,11 @@ func distance(rtt latency.RTT, estimated bool) Distance {
 // 25 million values.
 func Median(values []float32) float32 {
 	k := len(values) / 2
-	upper := nth(values, k)
+	upper := placement.Nth(values, k)
 	if len(values)%2 == 1 {
 		return upper
 	}
 	return (slices.Max(values[:k]) + upper) / 2
-}
-
-// nth puts the k-th smallest value in its place, smaller ones before it and greater ones after it (C. A. R. Hoare, "Algorithm 65: Find",
-// Communications of the ACM 4, 1961).
-func nth(v []float32, k int) float32 {
-	for lo, hi := 0, len(v)-1; lo < hi; {
-		pivot := max(min(v[lo], v[(lo+hi)/2]), min(max(v[lo], v[(lo+hi)/2]), v[hi])) // the middle one of three
-		i, j := lo, hi
-		for i <= j {
-			for v[i] < pivot {
-				i++
-			}
-			for v[j] > pivot {
-				j--
-			}
-			if i <= j {
-				v[i], v[j] = v[j], v[i]
-				i++
-				j--
-			}
-		}
-		switch {
-		case k <= j:
-			hi = j
-		case k >= i:
-			lo = i
-		default:
-			return v[k]
-		}
-	}
-	return v[k]
 }
 
 func (c *command) print(list *List, wide bool) error {

@@ -406,9 +406,6 @@ func TestDeterministic(t *testing.T) {
 
 // From what was read to the page. The sizes are what a mail server takes. How long the command takes is held by test/cli, without the race detector.
 func TestSize(t *testing.T) {
-	if testing.Short() {
-		t.Skip("5,000 nodes")
-	}
 	for _, tc := range []struct {
 		sites, nodes, policies, kilobytes int
 	}{
