@@ -377,7 +377,7 @@ func (ev *Evaluator) fill(known int) {
 		}
 		next--
 	}
-	m := median(ev.scratch)
+	m := Median(ev.scratch)
 	for c, v := range ev.values {
 		if v > 0 {
 			ev.seen[c] |= sawKnown
@@ -405,7 +405,7 @@ func (ev *Evaluator) settle(costs []Cost) {
 		return
 	}
 	lo, hi := slices.Min(ev.scratch), slices.Max(ev.scratch)
-	m := median(ev.scratch)
+	m := Median(ev.scratch)
 	for i, c := range costs {
 		switch {
 		case c.Knowledge == Neutral:
@@ -416,20 +416,20 @@ func (ev *Evaluator) settle(costs []Cost) {
 	}
 }
 
-// median returns the middle one of values, of which there is at least one, or the mean of the two in the middle. It reorders
+// Median returns the middle one of values, of which there is at least one, or the mean of the two in the middle. It reorders
 // them, and takes O(n): sorting would be most of the work of Costs.
-func median(values []float32) float32 {
+func Median(values []float32) float32 {
 	n := len(values)
-	upper := Nth(values, n/2)
+	upper := nth(values, n/2)
 	if n%2 == 1 {
 		return upper
 	}
 	return (slices.Max(values[:n/2]) + upper) / 2
 }
 
-// Nth returns the k-th smallest of values and moves the smaller ones before it: Hoare's algorithm "Find", with the median
+// nth returns the k-th smallest of values and moves the smaller ones before it: Hoare's algorithm "Find", with the median
 // of three as pivot. k is 0 to len(values)-1, and no value is NaN.
-func Nth(values []float32, k int) float32 {
+func nth(values []float32, k int) float32 {
 	lo, hi := 0, len(values)-1
 	for lo < hi {
 		a, b, c := values[lo], values[lo+(hi-lo)/2], values[hi]

@@ -398,7 +398,7 @@ func (s *scratch) measure(n *Node, network *latency.Snapshot) {
 		return &Neighbor{Node: network.Name(i), Distance: distance(row.RTT[i], !p.IsMeasured()), Provenance: p.String()}
 	}
 	n.Nearest, n.Farthest = neighbor(nearest), neighbor(farthest)
-	if median, reason := latency.FromSeconds(float64(Median(s.known)) / 1e6); reason == "" {
+	if median, reason := latency.FromSeconds(float64(placement.Median(s.known)) / 1e6); reason == "" {
 		d := distance(median, n.Pairs.Estimated() > 0)
 		n.Typical = &d
 	}
@@ -407,17 +407,6 @@ func (s *scratch) measure(n *Node, network *latency.Snapshot) {
 func distance(rtt latency.RTT, estimated bool) Distance {
 	us, _ := rtt.Micros() // only known ones come here
 	return Distance{RTT: rtt.String(), Micros: float64(us), Estimated: estimated}
-}
-
-// Median returns the median of at least one value, and reorders them. It takes O(len(values)): a median for each of 5,000 nodes is of
-// 25 million values.
-func Median(values []float32) float32 {
-	k := len(values) / 2
-	upper := placement.Nth(values, k)
-	if len(values)%2 == 1 {
-		return upper
-	}
-	return (slices.Max(values[:k]) + upper) / 2
 }
 
 func (c *command) print(list *List, wide bool) error {

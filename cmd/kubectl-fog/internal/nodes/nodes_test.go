@@ -16,6 +16,7 @@ import (
 
 	"github.com/fogsched/fogsched/cmd/kubectl-fog/internal/cli/clitest"
 	"github.com/fogsched/fogsched/pkg/apis/fogsched/v1alpha1"
+	"github.com/fogsched/fogsched/pkg/placement"
 )
 
 const zone, region = "topology.kubernetes.io/zone=", "topology.kubernetes.io/region="
@@ -166,7 +167,7 @@ func TestMedian(t *testing.T) {
 		}
 		sorted := slices.Sorted(slices.Values(values))
 		want := (sorted[(n-1)/2] + sorted[n/2]) / 2
-		if got := Median(values); got != want {
+		if got := placement.Median(values); got != want {
 			t.Fatalf("median of %v is %v, want %v", sorted, got, want)
 		}
 	}
