@@ -142,6 +142,7 @@ func (e *engine) ask(ctx context.Context, args *PrometheusArgs, factory informer
 	if err != nil {
 		return fmt.Errorf("args.prometheus: %w", err)
 	}
+	context.AfterFunc(ctx, c.Close)
 	core := factory.Core().V1()
 	cluster := prometheus.Cluster{Nodes: core.Nodes().Lister(), Pods: core.Pods().Lister()}
 	synced := slices.Clone(e.synced)

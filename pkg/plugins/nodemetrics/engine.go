@@ -151,6 +151,7 @@ func sharedEngine(ctx context.Context, args *Args, handle fwk.Handle) (*engine, 
 	if err := e.follow(handle.SharedInformerFactory()); err != nil {
 		return nil, err
 	}
+	context.AfterFunc(ctx, c.Close)
 	go e.waker.Run(ctx)
 	go e.run(ctx)
 	engines.m[key] = e

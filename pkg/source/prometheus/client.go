@@ -44,6 +44,7 @@ const (
 // Client asks one Prometheus. It is safe for concurrent use.
 type Client struct {
 	api     v1.API
+	http    *http.Client
 	timeout time.Duration
 	limit   atomic.Int64 // of an answer, in bytes
 
@@ -68,18 +69,23 @@ func NewClient(c *Config) (*Client, error) {
 }
 
 func newClient(address string, timeout time.Duration, rt http.RoundTripper) (*Client, error) {
-	a, err := api.NewClient(api.Config{Address: address, Client: &http.Client{
+	h := &http.Client{
 		Transport: &bounded{rt},
 		// A redirect would take the token, and the scheduler's trust, to a place that nobody configured.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}})
+	}
+	a, err := api.NewClient(api.Config{Address: address, Client: h})
 	if err != nil {
 		return nil, err
 	}
-	client := &Client{api: v1.NewAPI(a), timeout: timeout, lengths: map[string]length{}}
+	client := &Client{api: v1.NewAPI(a), http: h, timeout: timeout, lengths: map[string]length{}}
 	client.limit.Store(MaxBody)
 	return client, nil
 }
+
+// Close closes the connections to the server. Whoever made the client calls it when its queries are through or cancelled: without it two
+// goroutines a connection go on until the server hangs up.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
 
 // Expect bounds the following answers by what a cluster of so many nodes can have to say: a series for each of all pairs, and with more than
 // 512 nodes for 512 pairs a node. So what a server sends too much costs memory in proportion to the cluster.
@@ -282,6 +288,13 @@ func (b *bounded) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	response.Body = &boundedBody{response.Body, budget}
 	return response, nil
+}
+
+// CloseIdleConnections is what http.Client asks of its transport.
+func (b *bounded) CloseIdleConnections() {
+	if c, ok := b.next.(interface{ CloseIdleConnections() }); ok {
+		c.CloseIdleConnections()
+	}
 }
 
 type boundedBody struct {
