@@ -28,10 +28,11 @@ const (
 
 	// settle is how long changes are gathered before the snapshot is built anew: long enough that a burst of reports is one
 	// snapshot, short enough that nobody waits for it. Where building takes long, changes are gathered for so many times that
-	// long, which keeps it to 2.5 % of a core; but never longer than maxSettle.
+	// long, which keeps it to 2.5 % of a core; but never longer than maxSettle, the time for which a snapshot stands at most where
+	// reports live for DefaultMaxAge.
 	settle      = 200 * time.Millisecond
 	settleShare = 40
-	maxSettle   = 5 * time.Second
+	maxSettle   = 15 * time.Second
 )
 
 // Store holds the current snapshot. It is safe for concurrent use.
