@@ -326,7 +326,7 @@ chaos: tools build bin/prometheus ## scheduling while Prometheus fails in every 
 ##@ Throughput
 
 # Each run is a process of its own with an API server in it; etcd is found through FOGSCHED_BIN. On two cores that nobody else uses: 500 and 5,000
-# nodes about 1 h, NODES=5000 half of it, FULL=1 about 4 h. The test of what a new snapshot delays is without the race detector, so `make test` may lack it.
+# nodes about 1 h on a fast machine, NODES=5000 half of it (44 min on a slow one), FULL=1 about 4 h. The test of what a new snapshot delays is without the race detector, so `make test` may lack it.
 .PHONY: perf
 perf: bin/etcd ## what placement by latency costs the scheduler, beside the stock profile and its peers (RUNS=n NODES=n PODS=n CASES="a b", FULL=1; about 1 h): test/perf/README.md
 	go test -count=1 -v -run TestSnapshotDelaysNoCycle ./pkg/plugins/nodelatency

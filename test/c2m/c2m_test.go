@@ -52,7 +52,7 @@ const (
 	maxPeak  = 12 << 10 // MiB
 	maxRatio = 1.10
 	// One pod in sampleEvery is compared with full scoring, and in a small run so many.
-	sampleEvery, leastSamples = 4_000, 500
+	sampleEvery, leastSamples = 1_000, 500
 	// gcPercent is GOGC: while little is alive the garbage of one pod need not be collected again and again; later the limit decides. The limit alone would
 	// be reached where others take the cores, and then who allocates has to collect.
 	gcPercent = 400
