@@ -132,6 +132,7 @@ func TestTwoMillion(t *testing.T) {
 	if err := utilfeature.DefaultMutableFeatureGate.Set("OpportunisticBatching=false"); err != nil {
 		t.Fatal(err)
 	}
+	klog.EnableContextualLogging(false) // what the feature gate ContextualLogging does: each pod has loggers of its own otherwise
 	debug.SetGCPercent(gcPercent)
 	debug.SetMemoryLimit((maxPeak - 256) << 20) // beside the heap there is little
 

@@ -105,3 +105,52 @@ func TestRoom(t *testing.T) {
 		})
 	}
 }
+
+// TestNarrowPastFullNodes fills the nearest nodes of 5,000, a hundred at a time. The pod is handed the next ones, farther than the order that is
+// remembered, until a quarter of the cluster is full.
+func TestNarrowPastFullNodes(t *testing.T) {
+	const nodes, candidates = 5000, 100
+	b := sized(t, nodes, 10, "ScheduleAnyway")
+	p := narrowing100(b)
+	lister := p.handle.(*handleWithNodes).nodes
+	last := 0.0
+	for full := 0; ; full += candidates {
+		state := &cycleState{}
+		r, _ := p.PreFilter(t.Context(), state, b.pod, b.infos)
+		if full > nodes/patienceShare-candidates/enoughShare {
+			if r != nil {
+				t.Errorf("with %d nodes full the pod is narrowed to %d", full, len(r.NodeNames))
+			}
+			return
+		}
+		want := min(candidates, nodes/patienceShare-full)
+		if r == nil || len(r.NodeNames) != want {
+			t.Fatalf("with %d nodes full: %v, want %d nodes", full, r, want)
+		}
+		infos := make([]fwk.NodeInfo, 0, want)
+		for name := range r.NodeNames {
+			if _, ok := lister.infos[name].(*fullNode); ok {
+				t.Fatalf("node %s is full", name)
+			}
+			infos = append(infos, lister.infos[name])
+			lister.infos[name] = &fullNode{lister.infos[name]}
+		}
+		if status := p.PreScore(t.Context(), state, b.pod, infos); !status.IsSuccess() {
+			t.Fatal(status)
+		}
+		mean := 0.0
+		for _, ni := range infos {
+			cost, _ := p.Score(t.Context(), state, b.pod, ni)
+			mean += float64(cost) / float64(want)
+		}
+		if mean < 0.95*last { // the order is rough
+			t.Errorf("with %d nodes full the next cost %.0f, those before %.0f", full, mean, last)
+		}
+		last = mean
+	}
+}
+
+// fullNode has no room for another pod.
+type fullNode struct{ fwk.NodeInfo }
+
+func (*fullNode) GetAllocatable() fwk.Resource { return roomyResource{amount: 0} }

@@ -220,6 +220,32 @@ func TestNew(t *testing.T) {
 	t.Error("the engine is kept when its context has ended")
 }
 
+// TestTrimsPods has the plugin keep its own reasons out of the informer of the pods, where they would stay for each pod of the cluster.
+func TestTrimsPods(t *testing.T) {
+	placed := makePod("placed").node("a").obj()
+	placed.Annotations = map[string]string{v1alpha1.PlacementAnnotation: `{"node":"a"}`, "kept": "yes"}
+	placed.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "kubectl"}}
+	client := fake.NewClientset(placed, makePod("plain").obj())
+	factory := informers.NewSharedInformerFactory(client, 0)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	if _, err := New(ctx, nil, &handle{clientSet: client, factory: factory}); err != nil {
+		t.Fatal(err)
+	}
+	factory.Start(ctx.Done())
+	factory.WaitForCacheSync(ctx.Done())
+	got, err := factory.Core().V1().Pods().Lister().Pods("default").Get("placed")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(map[string]string{"kept": "yes"}, got.Annotations); diff != "" || got.ManagedFields != nil {
+		t.Errorf("managedFields: %v; annotations (-want +got):\n%s", got.ManagedFields, diff)
+	}
+	if _, err := factory.Core().V1().Pods().Lister().Pods("default").Get("plain"); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestFollow runs the real plugin on the informers of a fake API server.
 func TestFollow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
