@@ -305,9 +305,9 @@ e2e-down: e2e-programs $(KIND_PROGRAMS) ## end what `make e2e KEEP=1` left runni
 ##@ Scale
 
 .PHONY: scale
-scale: tools build ## what thousands of probers cost API server, scheduler and node (FULL=1: 15,000 nodes as well)
+scale: tools build ## what thousands of probers cost API server, scheduler and node (MINUTES=n simulated, 30 by default; FULL=1: 15,000 nodes as well)
 	@echo "compiling the scale tests …"
-	FULL=$(FULL) go test -tags scale -count=1 -parallel 8 -timeout 60m -v ./test/scale
+	FULL=$(FULL) MINUTES='$(MINUTES)' go test -tags scale -count=1 -parallel 8 -timeout 60m -v ./test/scale
 
 ##@ Load
 

@@ -90,13 +90,21 @@ type size struct {
 // TestScale lets the probers of thousands of nodes publish through a real API server, with the rights, the admission policy and the
 // rest of what manifests/ ships, and the real scheduler take it up.
 func TestScale(t *testing.T) {
+	steady := 30 * time.Minute
+	if text := os.Getenv("MINUTES"); text != "" {
+		n, err := strconv.Atoi(text)
+		if err != nil || n < 1 {
+			t.Fatalf("MINUTES=%q: want a number above 0", text)
+		}
+		steady = time.Duration(n) * time.Minute
+	}
 	sizes := []size{
 		{nodes: 1000, start: 3 * time.Minute, steady: time.Minute},
-		{nodes: 5000, start: 6 * time.Minute, steady: 30 * time.Minute, idle: 30 * time.Second, live: time.Minute, judged: true},
+		{nodes: 5000, start: 6 * time.Minute, steady: steady, idle: 30 * time.Second, live: time.Minute, judged: true},
 	}
 	if full {
 		sizes = append(sizes, size{
-			nodes: 15000, start: 6 * time.Minute, steady: 30 * time.Minute, idle: 30 * time.Second, live: time.Minute, judged: true,
+			nodes: 15000, start: 6 * time.Minute, steady: steady, idle: 30 * time.Second, live: time.Minute, judged: true,
 		})
 	}
 	t.Parallel()
