@@ -35,7 +35,7 @@ const (
 	// A cluster of fewer than narrowAbove times the candidates is not narrowed: the framework looks at about half of its nodes.
 	narrowAbove = 2
 	// So many nodes are looked at for room: orderFactor times the candidates, which is how much of an order is remembered, and in a large cluster one
-	// in patienceShare. A look takes 0.1 to 0.2 µs and the framework's filters some 5 µs a node, so it is worth some looks to spare a pod all nodes.
+	// in patienceShare. A look is little beside the framework's filters, some 5 µs a node, so it is worth some looks to spare a pod all nodes.
 	orderFactor   = 8
 	patienceShare = 4
 	// enoughShare of the candidates is enough to narrow to.
