@@ -86,6 +86,9 @@ const (
 
 // Clean returns a text that does nothing to a terminal: control characters are left out, line breaks and tabs become spaces.
 func Clean(s string) string {
+	if printable(s) {
+		return s
+	}
 	return strings.Map(func(r rune) rune {
 		switch {
 		case r == '\n' || r == '\t' || r == '\r':
@@ -97,8 +100,24 @@ func Clean(s string) string {
 	}, s)
 }
 
+// printable reports whether a text has only the characters of ASCII that take one column each. Nearly all do, and a matrix has 200,000 of
+// them: looking for graphemes took more time than everything else there.
+func printable(s string) bool {
+	for i := range len(s) {
+		if s[i] < ' ' || s[i] > '~' {
+			return false
+		}
+	}
+	return true
+}
+
 // Width returns how many columns of a terminal a text takes.
-func Width(s string) int { return runewidth.StringWidth(s) }
+func Width(s string) int {
+	if printable(s) {
+		return len(s)
+	}
+	return runewidth.StringWidth(s)
+}
 
 // Cut shortens a text to a width, with an ellipsis at its end.
 func Cut(s string, width int) string {
@@ -143,7 +162,8 @@ func (t *Table) write(w io.Writer, limit int, paint func(Style, string) string) 
 				pad += gap
 			}
 			text := Cut(r[i].Text, widths[i])
-			space := widths[i] - Width(text)
+			width := Width(text)
+			space := widths[i] - width
 			if t.Columns[i].Right {
 				pad, space = pad+space, 0
 			}
@@ -152,7 +172,7 @@ func (t *Table) write(w io.Writer, limit int, paint func(Style, string) string) 
 				b.WriteString(paint(r[i].Style, text))
 				pad = 0
 			} else {
-				pad += Width(text)
+				pad += width
 			}
 			pad += space
 		}

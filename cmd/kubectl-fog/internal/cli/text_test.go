@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/mattn/go-runewidth"
 
 	"github.com/fogsched/fogsched/pkg/latency"
 )
@@ -56,5 +57,25 @@ func TestNumbers(t *testing.T) {
 		if got != want {
 			t.Errorf("%q, want %q", got, want)
 		}
+	}
+}
+
+// What is quick for plain texts says the same as what looks at every character.
+func TestWidthAndClean(t *testing.T) {
+	for b := range 256 {
+		s := "a" + string(rune(b)) + "b"
+		if got, want := Width(s), runewidth.StringWidth(s); got != want {
+			t.Errorf("Width(%q) = %d, want %d", s, got, want)
+		}
+	}
+	for s, want := range map[string]string{
+		"~12.3ms": "~12.3ms", "": "", "–": "–", "a\x1b[31mb": "a[31mb", "a\nb\tc": "a b c", "a\x7fb": "ab", "a\u202eb": "ab", "東京": "東京",
+	} {
+		if got := Clean(s); got != want {
+			t.Errorf("Clean(%q) = %q, want %q", s, got, want)
+		}
+	}
+	if got := Width("東京"); got != 4 {
+		t.Errorf("Width(東京) = %d, want 4", got)
 	}
 }

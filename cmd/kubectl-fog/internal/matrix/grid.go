@@ -110,7 +110,7 @@ func (c *command) grid(g *grid) error {
 		}
 		last := ""
 		for i, r := range g.rows {
-			var row []any
+			row := make([]cli.Cell, 0, len(t.Columns))
 			if grouped {
 				group := ""
 				if i == 0 || r.group != last {
@@ -122,11 +122,8 @@ func (c *command) grid(g *grid) error {
 			if numbered && same {
 				row = append(row, cli.Cell{Text: fmt.Sprint(i + 1), Style: cli.Bold})
 			}
-			row = append(row, cli.Cut(cli.Clean(r.name), nameWidth))
-			for j := start; j < end; j++ {
-				row = append(row, cells[i][j])
-			}
-			t.Row(row...)
+			row = append(row, cli.Text(cli.Cut(cli.Clean(r.name), nameWidth)))
+			t.Rows = append(t.Rows, append(row, cells[i][start:end]...))
 		}
 		if err := c.Print(t); err != nil {
 			return err
