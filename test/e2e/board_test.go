@@ -10,6 +10,7 @@ import (
 	_ "embed"
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -172,6 +173,7 @@ func boardRound(ctx context.Context, t *testing.T, cfg *envconf.Config, schedule
 	reports := users(ctx, t, ns, entries)
 
 	var all []float64
+	by := map[string][]float64{} // reads and posts go different ways
 	for _, r := range reports {
 		var failed []string
 		for _, request := range r.Requests {
@@ -180,6 +182,7 @@ func boardRound(ctx context.Context, t *testing.T, cfg *envconf.Config, schedule
 				continue
 			}
 			all = append(all, *request.Millis)
+			by[request.Method] = append(by[request.Method], *request.Millis)
 		}
 		if len(failed) > 0 {
 			t.Errorf("%d of %d requests from %s failed, %s among them", len(failed), len(r.Requests), r.Node, failed[0])
@@ -188,7 +191,14 @@ func boardRound(ctx context.Context, t *testing.T, cfg *envconf.Config, schedule
 	if len(all) == 0 {
 		t.Fatal("no request was answered")
 	}
-	say("%-17s mean %6.1f ms  p95 %6.1f ms  %s", schedulerName, describe(all).Mean, describe(all).P95, placesOf(ctx, t, ns))
+	half := func(method string) string {
+		if len(by[method]) == 0 {
+			return "–"
+		}
+		return fmt.Sprintf("%.1f ms", describe(by[method]).P50)
+	}
+	say("%-17s mean %6.1f ms  p95 %6.1f ms  half of the reads within %s, of the posts within %s  %s", schedulerName, describe(all).Mean, describe(all).P95,
+		half(http.MethodGet), half(http.MethodPost), placesOf(ctx, t, ns))
 	return all
 }
 

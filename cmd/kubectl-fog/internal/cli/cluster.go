@@ -184,8 +184,10 @@ func (c *Cluster) read(ctx context.Context, k Kind, in Scope, core kubernetes.In
 		return list(ctx, from, &c.Namespaces, core.CoreV1().Namespaces().List, func(l *v1.NamespaceList) []v1.Namespace { return l.Items })
 	case Policies:
 		return list(ctx, from, &c.Policies, ours.LatencyPolicies(in.Namespace).List, func(l *v1alpha1.LatencyPolicyList) []v1alpha1.LatencyPolicy { return l.Items })
-	case NodeLatencies:
-		return list(ctx, from, &c.NodeLatencies, ours.NodeLatencies().List, func(l *v1alpha1.NodeLatencyList) []v1alpha1.NodeLatency { return l.Items })
+	case NodeLatencies: // by far the most there is
+		all, err := ours.StreamNodeLatencies(ctx, from)
+		c.NodeLatencies = all
+		return err
 	case PersistentVolumes:
 		return list(ctx, from, &c.PersistentVolumes, core.CoreV1().PersistentVolumes().List, func(l *v1.PersistentVolumeList) []v1.PersistentVolume { return l.Items })
 	case PersistentVolumeClaims:
