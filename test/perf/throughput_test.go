@@ -46,7 +46,7 @@ const (
 
 	// A round is each contestant once. Medians of fewer rounds are not judged.
 	enoughRounds = 5
-	// By default they are as many of either order: of two that ran one after the other the second was mostly the faster one.
+	// As many of either order: what comes first or second must not matter.
 	defaultRounds = 6
 )
 
