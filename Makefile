@@ -62,8 +62,9 @@ bench: bin/benchstat ## the short set of benchmarks beside the recorded figures 
 	go test -run '^$$' -bench '$(or $(BENCH),$(BENCH_SHORT))' -benchmem -benchtime 50ms -count $(or $(COUNT),6) $(BENCH_PACKAGES) | tee out/bench/now.txt
 	@echo
 	@bin/benchstat -ignore cpu $(if $(wildcard hack/bench/recorded.txt),recorded=hack/bench/recorded.txt) now=out/bench/now.txt
-	@cat $(wildcard hack/bench/recorded.txt) out/bench/now.txt | awk -F ': ' '/^cpu:/ && !seen[$$2]++ { n++; all = all (n > 1 ? ", now on " : "") $$2 } \
-		END { if (n > 1) print "\nTimes were recorded on " all ": they differ by the processors, too. Allocations do not." }'
+	@awk -F ': ' '/^cpu:/ && !seen[$$2]++ { n++; all = all (n > 1 ? ", now on " : "") $$2 } \
+		END { if (n > 1) print "\nTimes were recorded on " all ": they differ by the processors, too. Allocations do not." }' \
+		$(wildcard hack/bench/recorded.txt) out/bench/now.txt
 # One size of what has many, and all that has one.
 BENCH_SHORT := Sizes/nodes=5000$$/targets=10$$|NoIntent|BenchmarkScore|BenchmarkFilter|BenchmarkPreFilter|BenchmarkPreScore|Rank/nodes=5000$$/targets=10$$|Row|SnapshotBuild|Costs|Reserve|BenchmarkBuild/nodes=5000$$|Take
 BENCH_PACKAGES := ./pkg/latency ./pkg/placement ./pkg/plugins/... ./pkg/store

@@ -14,9 +14,9 @@ import (
 	"github.com/fogsched/fogsched/pkg/apis/fogsched/v1alpha1"
 )
 
-// StreamNodeLatencies lists what the nodes measured. Each is decoded while the API server still writes the next: at 5,000 nodes List takes
-// twice as long, because it waits for the last one and then reads the whole three times over. An error of the API server is that of List, and
-// a list that breaks off is an error.
+// StreamNodeLatencies lists what the nodes measured. Each is decoded while the API server still writes the next, where List waits for the last
+// one; in a large cluster that is most of what a command waits for. An error of the API server is that of List. What breaks off, or has no
+// items, not even none, is an error: it would read as a cluster in which nobody measures.
 func (c *Client) StreamNodeLatencies(ctx context.Context, opts metav1.ListOptions) ([]*v1alpha1.NodeLatency, error) {
 	body, err := c.rest.Get().Resource(NodeLatencies).VersionedParams(&opts, c.params).Stream(ctx)
 	if err != nil {
@@ -37,6 +37,7 @@ func decodeItems[T any](r io.Reader) ([]*T, error) {
 		return nil, err
 	}
 	var items []*T
+	found := false
 	for d.More() {
 		key, err := d.Token()
 		if err != nil {
@@ -49,6 +50,7 @@ func decodeItems[T any](r io.Reader) ([]*T, error) {
 			}
 			continue
 		}
+		found = true
 		switch first, err := d.Token(); {
 		case err != nil:
 			return nil, err
@@ -68,7 +70,13 @@ func decodeItems[T any](r io.Reader) ([]*T, error) {
 			return nil, err
 		}
 	}
-	return items, expect(d, '}')
+	if err := expect(d, '}'); err != nil {
+		return nil, err
+	}
+	if !found {
+		return nil, errors.New("no items, so this is no list")
+	}
+	return items, nil
 }
 
 // expect reads a token that must come next.

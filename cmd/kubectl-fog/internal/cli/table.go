@@ -100,8 +100,8 @@ func Clean(s string) string {
 	}, s)
 }
 
-// printable reports whether a text has only the characters of ASCII that take one column each. Nearly all do, and a matrix has 200,000 of
-// them: looking for graphemes took more time than everything else there.
+// printable reports whether a text has only the characters of ASCII that take one column each. Nearly all do, a matrix can have 200,000 of
+// them, and each is asked for its width several times: they are not searched for graphemes.
 func printable(s string) bool {
 	for i := range len(s) {
 		if s[i] < ' ' || s[i] > '~' {
