@@ -168,7 +168,7 @@ func known(t *testing.T, name string) bool {
 	return fog(t, "", name, "--help").code == 0
 }
 
-// listed returns how long plain lists take: what no command can be faster than.
+// listed returns how long plain lists of client-go take, to hold the commands against.
 func listed(t *testing.T) map[string]timing {
 	t.Helper()
 	ctx, from := t.Context(), metav1.ListOptions{ResourceVersion: "0"}
