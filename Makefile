@@ -66,7 +66,7 @@ bench: bin/benchstat ## the short set of benchmarks beside the recorded figures 
 		END { if (n > 1) print "\nTimes were recorded on " all ": they differ by the processors, too. Allocations do not." }' \
 		$(wildcard hack/bench/recorded.txt) out/bench/now.txt
 # One size of what has many, and all that has one.
-BENCH_SHORT := Sizes/nodes=5000$$/targets=10$$|NoIntent|BenchmarkScore|BenchmarkFilter|BenchmarkPreFilter|BenchmarkPreScore|Rank/nodes=5000$$/targets=10$$|Row|SnapshotBuild|Costs|Reserve|BenchmarkBuild/nodes=5000$$|Take
+BENCH_SHORT := PastFull|Sizes/nodes=5000$$/targets=10$$|NoIntent|BenchmarkScore|BenchmarkFilter|BenchmarkPreFilter|BenchmarkPreScore|Rank/nodes=5000$$/targets=10$$|Row|SnapshotBuild|Costs|Reserve|BenchmarkBuild/nodes=5000$$|Take
 BENCH_PACKAGES := ./pkg/latency ./pkg/placement ./pkg/plugins/... ./pkg/store
 
 .PHONY: bench-full
@@ -107,7 +107,7 @@ tools: $(CONTROL_PLANE) ## the control plane for demo and tests, built into bin/
 test-unit: ## unit tests with the race detector (without it where there is no C compiler)
 	@echo "compiling the unit tests (the first time about 2 min) …"
 	$(if $(RACE),CGO_ENABLED=1) go test $(RACE) -timeout 15m $(UNIT)
-UNIT = $$(go list -f '{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}}{{end}}' ./pkg/... ./cmd/...)
+UNIT = $$(go list -f '{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}}{{end}}' ./pkg/... ./cmd/... ./internal/...)
 
 # The vet compiles on all cores; the tests then run one package at a time, because some of them measure time.
 .PHONY: test-integration
@@ -331,10 +331,10 @@ chaos: tools build bin/prometheus ## scheduling while Prometheus fails in every 
 # Each run is a process of its own with an API server in it; etcd is found through FOGSCHED_BIN. On two cores that nobody else uses: 500 and 5,000
 # nodes about 1 h on a fast machine, NODES=5000 half of it (44 min on a slow one), FULL=1 about 4 h. The test of what a new snapshot delays is without the race detector, so `make test` may lack it.
 .PHONY: perf
-perf: bin/etcd ## what placement by latency costs the scheduler, beside the stock profile and its peers (RUNS=n NODES=n PODS=n CASES="a b", FULL=1; about 1 h): test/perf/README.md
+perf: bin/etcd ## what placement by latency costs the scheduler, beside the stock profile and its peers (RUNS=n NODES=n PODS=n CASES="a b", FULL=1, PARALLELISM=n; about 1 h): test/perf/README.md
 	go test -count=1 -v -run TestSnapshotDelaysNoCycle ./pkg/plugins/nodelatency
 	@echo "compiling the tests (the first time about 3 min) …"
-	RUNS='$(RUNS)' NODES='$(NODES)' PODS='$(PODS)' CASES='$(CASES)' FULL='$(FULL)' PROFILE='$(PROFILE)' \
+	RUNS='$(RUNS)' NODES='$(NODES)' PODS='$(PODS)' CASES='$(CASES)' FULL='$(FULL)' PROFILE='$(PROFILE)' PARALLELISM='$(PARALLELISM)' \
 		go test -tags perf -vet=off -count=1 -timeout 6h -v -run '^Test' ./test/perf
 
 # The program is run by itself and not by `go test`, which would keep the progress bar from the terminal.

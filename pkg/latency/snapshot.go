@@ -59,7 +59,7 @@ const (
 	numDirections
 )
 
-// Row is the distance between one target node and all nodes, indexed by node number. It is immutable.
+// Row is the distance between one target node and all nodes, indexed by node number. It is immutable, but for one that Section fills.
 type Row struct {
 	// RTT is each node's distance.
 	RTT []RTT
@@ -68,6 +68,26 @@ type Row struct {
 
 	used  atomic.Bool
 	dense atomic.Pointer[[]float32]
+	// complete is 0 until somebody asks.
+	complete atomic.Uint32
+}
+
+const (
+	isComplete = 1 + iota
+	hasUnknown
+)
+
+// Complete reports whether every distance is known. The first call costs O(nodes).
+func (r *Row) Complete() bool {
+	c := r.complete.Load()
+	if c == 0 {
+		c = isComplete
+		if slices.ContainsFunc(r.RTT, func(rtt RTT) bool { return !rtt.Known() }) {
+			c = hasUnknown
+		}
+		r.complete.Store(c)
+	}
+	return c == isComplete
 }
 
 // Dense returns each node's distance in microseconds, in which an unknown one counts as about the median of the known; nil where none is known.
@@ -106,7 +126,7 @@ func (r *Row) Dense() []float32 {
 
 // median returns the median, in microseconds, of so many known distances; of very many, that of some, evenly spread.
 func (r *Row) median(known int) float32 {
-	var buffer [512]float32
+	var buffer [128]float32
 	some := buffer[:0]
 	step := 1 + (known-1)/len(buffer)
 	next := 0
@@ -313,6 +333,9 @@ func (n Nodes) Index(name string) (number int32, ok bool) {
 // Nodes returns the numbers of the snapshot's nodes.
 func (s *Snapshot) Nodes() Nodes { return Nodes{s.index} }
 
+// Numbering stands for the numbers of the nodes: two snapshots for which it is the same number the same nodes alike.
+func (s *Snapshot) Numbering() *string { return unsafe.SliceData(s.names) }
+
 // Index returns the number of the node with a name; ok is false where the snapshot does not know it.
 func (s *Snapshot) Index(name string) (n int32, ok bool) {
 	n, ok = s.index[name]
@@ -434,27 +457,28 @@ func (s *Snapshot) Row(target int32, d Direction, st Statistic) *Row {
 	return r
 }
 
-// Section returns the part of a target's row that is about some nodes: the i-th place is nodes[i]'s, which may be negative for a node that
-// the snapshot does not know. Nothing is kept for later, so it is for what is looked at once. It costs O(len(nodes)).
-func (s *Snapshot) Section(target int32, d Direction, st Statistic, nodes []int32) *Row {
-	r := &Row{RTT: make([]RTT, len(nodes)), Provenance: make([]Provenance, len(nodes))}
-	if target < 0 {
-		return r
+// Section makes r the part of a target's row that is about some nodes: the i-th place is nodes[i]'s, which may be negative for a node that
+// the snapshot does not know. It is for what is looked at once: nothing but r keeps it, and r's memory is used again. It costs O(len(nodes)).
+func (s *Snapshot) Section(r *Row, target int32, d Direction, st Statistic, nodes []int32) {
+	r.RTT, r.Provenance = r.RTT[:0], r.Provenance[:0]
+	r.used.Store(false)
+	r.dense.Store(nil)
+	r.complete.Store(0)
+	for _, n := range nodes {
+		var e Estimate
+		switch {
+		case n < 0 || target < 0:
+		case d == FromTarget:
+			e = s.Estimate(target, n)
+		default:
+			e = s.Estimate(n, target)
+		}
+		rtt := e.RTT(st)
+		if !rtt.Known() {
+			e.Provenance = Unknown
+		}
+		r.RTT, r.Provenance = append(r.RTT, rtt), append(r.Provenance, e.Provenance)
 	}
-	for i, n := range nodes {
-		if n < 0 {
-			continue
-		}
-		caller, callee := n, target
-		if d == FromTarget {
-			caller, callee = target, n
-		}
-		e := s.Estimate(caller, callee)
-		if r.RTT[i] = e.RTT(st); r.RTT[i].Known() {
-			r.Provenance[i] = e.Provenance
-		}
-	}
-	return r
 }
 
 // UnknownRow returns the row of a target that the snapshot does not know: every distance in it is unknown.

@@ -187,6 +187,7 @@ func TestRowsEqualEstimates(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))
 	known, unknown := 0, 0
 	provenances := map[Provenance]int{}
+	var section Row
 	for round := range 60 {
 		n := 1 + rng.IntN(40)
 		s := randomSnapshot(rng, n)
@@ -198,7 +199,7 @@ func TestRowsEqualEstimates(t *testing.T) {
 						t.Fatalf("round %d: the row has %d RTTs and %d provenances, want %d", round, len(row.RTT), len(row.Provenance), n)
 					}
 					some := []int32{int32(n - 1), -1, 0}
-					section := s.Section(target, d, st, some)
+					s.Section(&section, target, d, st, some)
 					for i, node := range some {
 						var rtt RTT
 						var p Provenance
@@ -635,20 +636,24 @@ func TestDense(t *testing.T) {
 		return r
 	}
 	tests := map[string]struct {
-		row  *Row
-		want []float32
+		row      *Row
+		want     []float32
+		complete bool
 	}{
-		"all are known":               {row(5, 3, 4), []float32{5, 3, 4}},
-		"the unknown is a median":     {row(5, 0, 3, 9), []float32{5, 5, 3, 9}},
-		"nothing but itself is known": {row(0, 50, 0), nil},
-		"nothing is known":            {row(0, 0), nil},
-		"no nodes":                    {row(), nil},
+		"all are known":               {row(5, 3, 4), []float32{5, 3, 4}, true},
+		"the unknown is a median":     {row(5, 0, 3, 9), []float32{5, 5, 3, 9}, false},
+		"nothing but itself is known": {row(0, 50, 0), nil, false},
+		"nothing is known":            {row(0, 0), nil, false},
+		"no nodes":                    {row(), nil, true},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
 			for range 2 {
 				if got := tt.row.Dense(); (got == nil) != (tt.want == nil) || !slices.Equal(got, tt.want) {
 					t.Errorf("distances %v, want %v", got, tt.want)
+				}
+				if got := tt.row.Complete(); got != tt.complete {
+					t.Errorf("Complete() = %t, want %t", got, tt.complete)
 				}
 			}
 		})

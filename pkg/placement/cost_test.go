@@ -450,6 +450,27 @@ func TestUnknownIsAboutTheMedianOfMany(t *testing.T) {
 	}
 }
 
+// TestCompleteRowsCostTheSame: whether a row is complete decides how costs are added up, and a node that is no candidate decides that.
+func TestCompleteRowsCostTheSame(t *testing.T) {
+	rng := rand.New(rand.NewPCG(5, 7))
+	var ev, ev2 Evaluator
+	for range rounds {
+		n := 2 + rng.IntN(30)
+		w := randomWorld(rng, n+1, 0)
+		wishes := randomWishes(rng, n)
+		gaps := w.clone()
+		for i := range n + 1 {
+			gaps.micros[i][n], gaps.micros[n][i] = 0, 0
+		}
+		candidates := someOf(rng, n)
+		costs, ok := ev.Costs(nil, entries(wishes, w), candidates)
+		others, ok2 := ev2.Costs(nil, entries(wishes, gaps), candidates)
+		if diff := cmp.Diff(others, costs); diff != "" || ok != ok2 || !ok {
+			t.Fatalf("%t, %t, (-one row has a gap +none has):\n%s", ok2, ok, diff)
+		}
+	}
+}
+
 func TestRelabellingChangesNothing(t *testing.T) {
 	rng := rand.New(rand.NewPCG(4, 1))
 	var ev, ev2 Evaluator

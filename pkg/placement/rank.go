@@ -3,7 +3,6 @@
 package placement
 
 import (
-	"cmp"
 	"math"
 	"slices"
 )
@@ -16,7 +15,7 @@ import (
 type Ranker struct {
 	total, entry []float32
 	buckets      [numBuckets + 1]int32
-	order        []int32
+	order        []uint64 // the bits of a cost, which compare as it does, and the node
 }
 
 const (
@@ -26,7 +25,7 @@ const (
 	numBuckets = 1024
 )
 
-// Rank computes the order of n nodes. It returns false where nothing is known of any. It takes O(n · targets), some 0.5 ns each.
+// Rank computes the order of n nodes. It returns false where nothing is known of any. It takes O(n · targets), 0.3 to 0.5 ns each.
 func (r *Ranker) Rank(entries []Entry, n int) bool {
 	r.total = zeroed(r.total, n)
 	known := false
@@ -88,10 +87,12 @@ func (r *Ranker) addMean(e *Entry) bool {
 	if mass == 0 {
 		return false
 	}
+	var terms [maxRankColumns]term
 	for i := range all {
 		c := &all[i]
-		addCapped(r.total, c.dense, e.weight*c.mass*c.scale/mass, c.cap)
+		terms[i] = term{c.dense, e.weight * c.mass * c.scale / mass, c.cap}
 	}
+	addTerms(r.total, terms[:len(all)])
 	return true
 }
 
@@ -106,44 +107,86 @@ func heaviest(group []column) *column {
 	return h
 }
 
-// addCapped adds factor · min(d, most) to each sum. All numbers are at least 0, which is why their bits compare as they do: the compiler
-// makes a conditional move of that, and a branch of the other.
-func addCapped(sums, d []float32, factor, most float32) {
-	sums = sums[:len(d)]
-	if math.IsInf(float64(most), 1) {
-		for i, v := range d {
-			sums[i] += factor * v
+// term is factor · min(d, most) of each node.
+type term struct {
+	d            []float32
+	factor, most float32
+}
+
+func (t *term) capped() bool { return !math.IsInf(float64(t.most), 1) }
+
+// addTerms adds terms to each sum, four at a time: to load and to store the sums takes as long as to add to them.
+func addTerms(sums []float32, terms []term) {
+	n := len(sums)
+	for ; len(terms) >= 4; terms = terms[4:] {
+		a, b, c, d := &terms[0], &terms[1], &terms[2], &terms[3]
+		va, vb, vc, vd := a.d[:n], b.d[:n], c.d[:n], d.d[:n]
+		fa, fb, fc, fd := a.factor, b.factor, c.factor, d.factor
+		if !a.capped() && !b.capped() && !c.capped() && !d.capped() {
+			for i, sum := range sums {
+				sum += fa * va[i]
+				sum += fb * vb[i]
+				sum += fc * vc[i]
+				sum += fd * vd[i]
+				sums[i] = sum
+			}
+			continue
 		}
-		return
+		ma, mb, mc, md := a.most, b.most, c.most, d.most
+		for i, sum := range sums {
+			sum += fa * min(va[i], ma)
+			sum += fb * min(vb[i], mb)
+			sum += fc * min(vc[i], mc)
+			sum += fd * min(vd[i], md)
+			sums[i] = sum
+		}
 	}
-	bits := math.Float32bits(most)
-	for i, v := range d {
-		sums[i] += factor * math.Float32frombits(min(math.Float32bits(v), bits))
+	for i := range terms {
+		t := &terms[i]
+		d, factor, most := t.d[:n], t.factor, t.most
+		if !t.capped() {
+			for i, v := range d {
+				sums[i] += factor * v
+			}
+			continue
+		}
+		for i, v := range d {
+			sums[i] += factor * min(v, most)
+		}
 	}
 }
 
 // addNearest adds weight · min(rtt).
 func (r *Ranker) addNearest(e *Entry) bool {
 	step := stride(len(e.columns))
-	first := true
+	var buffer [maxRankColumns][]float32
+	rows := buffer[:0]
 	for i := 0; i < len(e.columns); i += step {
-		d := e.columns[i].from.Dense()
-		switch {
-		case d == nil:
-		case first:
-			r.entry = append(r.entry[:0], d...)
-			first = false
-		default:
-			least := r.entry[:len(d)]
-			for i, v := range d {
-				least[i] = math.Float32frombits(min(math.Float32bits(v), math.Float32bits(least[i])))
-			}
+		if d := e.columns[i].from.Dense(); d != nil {
+			rows = append(rows, d)
 		}
 	}
-	if first {
+	if len(rows) == 0 {
 		return false
 	}
-	addCapped(r.total, r.entry, e.weight, inf)
+	n := len(r.total)
+	r.entry = append(r.entry[:0], rows[0]...)
+	nearest := r.entry[:n]
+	for rows = rows[1:]; len(rows) >= 4; rows = rows[4:] {
+		a, b, c, d := rows[0][:n], rows[1][:n], rows[2][:n], rows[3][:n]
+		// No number is below 0, which is why their bits compare as they do: a minimum of bits is the faster one here.
+		for i, v := range nearest {
+			bits := min(math.Float32bits(v), math.Float32bits(a[i]), math.Float32bits(b[i]), math.Float32bits(c[i]), math.Float32bits(d[i]))
+			nearest[i] = math.Float32frombits(bits)
+		}
+	}
+	for _, row := range rows {
+		row = row[:n]
+		for i, v := range nearest {
+			nearest[i] = min(v, row[i])
+		}
+	}
+	addTerms(r.total, []term{{nearest, e.weight, inf}})
 	return true
 }
 
@@ -173,16 +216,16 @@ func (r *Ranker) Ascending(yield func(n int32) bool) {
 	r.order = slices.Grow(r.order[:0], len(r.total))[:len(r.total)]
 	for n, v := range r.total {
 		b := ((math.Float32bits(v) - lo) >> shift) & (numBuckets - 1)
-		r.order[r.buckets[b]] = int32(n)
+		r.order[r.buckets[b]] = uint64(math.Float32bits(v))<<32 | uint64(n)
 		r.buckets[b]++ // now the end of its bucket, which is the start of the next
 	}
 	from := int32(0)
 	for _, to := range r.buckets[:numBuckets] {
 		if to > from {
 			nodes := r.order[from:to]
-			slices.SortFunc(nodes, func(a, b int32) int { return cmp.Or(cmp.Compare(r.total[a], r.total[b]), cmp.Compare(a, b)) })
+			slices.Sort(nodes)
 			for _, n := range nodes {
-				if !yield(n) {
+				if !yield(int32(n)) {
 					return
 				}
 			}

@@ -19,6 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 
+	"github.com/fogsched/fogsched/internal/testserver"
 	"github.com/fogsched/fogsched/pkg/apis/fogsched/v1alpha1"
 )
 
@@ -61,11 +62,7 @@ func newFakeAPI(t *testing.T, nodes ...string) *fakeAPI {
 	mux.HandleFunc("GET "+path+"/{name}", f.handle(f.get))
 	mux.HandleFunc("PUT "+path+"/{name}", f.handle(func(r *http.Request) (any, int) { return f.put(r, false) }))
 	mux.HandleFunc("PUT "+path+"/{name}/status", f.handle(func(r *http.Request) (any, int) { return f.put(r, true) }))
-	f.Server = httptest.NewServer(mux)
-	t.Cleanup(func() {
-		f.CloseClientConnections()
-		f.Close()
-	})
+	f.Server = testserver.New(t, mux)
 	return f
 }
 

@@ -367,6 +367,7 @@ func (rep *report) print(w io.Writer) {
 	fmt.Fprintln(w, rep.Note)
 	fmt.Fprintf(w, "%s pods on %s nodes in %s: %.0f pods/s with %.2f cores; %.0f µs of CPU a pod; peak %s MiB\n", thousands(rep.Pods), thousands(rep.Nodes),
 		time.Duration(rep.Seconds*float64(time.Second)).Round(100*time.Millisecond), rep.PodsPerSecond, rep.Cores, rep.CPUMicrosPerPod, thousands(rep.PeakMiB))
+	fmt.Fprintf(w, "%s of it took the comparison with full scoring\n", time.Duration(rep.SamplingSeconds*float64(time.Second)).Round(100*time.Millisecond))
 	for _, q := range []struct {
 		what string
 		quality

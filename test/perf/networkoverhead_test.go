@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"math"
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -34,6 +33,7 @@ import (
 	"sigs.k8s.io/scheduler-plugins/apis/config"
 	"sigs.k8s.io/scheduler-plugins/pkg/networkaware/networkoverhead"
 
+	"github.com/fogsched/fogsched/internal/testserver"
 	"github.com/fogsched/fogsched/pkg/plugins/nodelatency"
 )
 
@@ -60,9 +60,7 @@ func newBoutiqueBed(tb testing.TB, nodes, maxNetworkCost int) *boutiqueBed {
 		groups.Groups = append(groups.Groups, metav1.APIGroup{Name: g, Versions: []metav1.GroupVersionForDiscovery{version}, PreferredVersion: version})
 	}
 	serveJSON(tb, mux, "/apis", groups)
-	api := httptest.NewServer(mux)
-	tb.Cleanup(api.Close)
-	tb.Cleanup(api.CloseClientConnections) // runs first: an open watch would hold Close up
+	api := testserver.New(tb, mux)
 
 	nodeList, podList := newBoutiqueNodes(nodes), newBoutiquePods()
 	objects := []kruntime.Object{&v1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: metav1.NamespaceDefault}}}
@@ -277,7 +275,7 @@ func TestNetworkOverhead(t *testing.T) {
 		}
 		for _, name := range []string{"NodeLatency", "NodeLatency on all nodes"} {
 			cpuBar, allocsBar := 0.0, 0.0
-			if c.every && name == "NodeLatency" {
+			if c.every {
 				cpuBar, allocsBar = 100, 1000
 			}
 			against := "NetworkOverhead, " + c.name

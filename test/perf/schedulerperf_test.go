@@ -19,7 +19,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/component-base/metrics/legacyregistry"
-	"k8s.io/component-base/metrics/testutil"
 	frameworkruntime "k8s.io/kubernetes/pkg/scheduler/framework/runtime"
 	schedulerperf "k8s.io/kubernetes/test/integration/scheduler_perf"
 	"k8s.io/kubernetes/test/utils/ktesting"
@@ -109,6 +108,16 @@ type sample struct {
 	Scheduled float64       `json:"scheduled"`
 	At        time.Time     `json:"at"`
 	CPU       time.Duration `json:"cpuNanoseconds"` // of the process: scheduler, API server, and the harness itself
+	// Spent has what each profile has spent in its plugins since the start.
+	Spent map[string]spent `json:"spent"`
+}
+
+// spent is how long the extension points of one profile took together.
+type spent struct {
+	Cycles uint64 `json:"cycles"`
+	// Choosing is the time of those that a scheduling cycle waits for, Binding that of those after it, whose Bind waits for the API server.
+	Choosing float64 `json:"choosingSeconds"`
+	Binding  float64 `json:"bindingSeconds"`
 }
 
 // sampleInto writes a sample each second until ctx ends.
@@ -123,11 +132,53 @@ func sampleInto(ctx context.Context, f *os.File) {
 			return
 		case <-ticker.C:
 		}
-		counts, err := testutil.GetCounterValuesFromGatherer(legacyregistry.DefaultGatherer, "scheduler_schedule_attempts_total",
-			map[string]string{"profile": "default-scheduler"}, "result")
-		if err != nil {
-			continue // there is no such metric before the first pod
+		if s, ok := takeSample(); ok {
+			_ = encoder.Encode(s)
 		}
-		_ = encoder.Encode(sample{Scheduled: counts["scheduled"], At: time.Now(), CPU: processCPU()})
 	}
+}
+
+const (
+	attempts        = "scheduler_schedule_attempts_total"
+	extensionPoints = "scheduler_framework_extension_point_duration_seconds"
+)
+
+// takeSample returns false before the first pod is scheduled.
+func takeSample() (s sample, ok bool) {
+	s = sample{At: time.Now(), CPU: processCPU(), Spent: map[string]spent{}}
+	families, err := legacyregistry.DefaultGatherer.Gather()
+	if err != nil {
+		return s, false
+	}
+	for _, family := range families {
+		if name := family.GetName(); name != attempts && name != extensionPoints {
+			continue
+		}
+		for _, metric := range family.GetMetric() {
+			labels := map[string]string{}
+			for _, l := range metric.GetLabel() {
+				labels[l.GetName()] = l.GetValue()
+			}
+			switch family.GetName() {
+			case attempts:
+				if labels["result"] == "scheduled" {
+					s.Scheduled += metric.GetCounter().GetValue()
+				}
+			case extensionPoints:
+				of := s.Spent[labels["profile"]]
+				took := metric.GetHistogram()
+				switch labels["extension_point"] {
+				case "PreFilter":
+					of.Cycles += took.GetSampleCount()
+					of.Choosing += took.GetSampleSum()
+				case "Filter", "PostFilter", "PreScore", "Score", "Reserve", "Permit":
+					of.Choosing += took.GetSampleSum()
+				case "PreBind", "Bind", "PostBind":
+					of.Binding += took.GetSampleSum()
+				}
+				s.Spent[labels["profile"]] = of
+			}
+		}
+	}
+	return s, s.Scheduled > 0
 }

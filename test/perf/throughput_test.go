@@ -28,9 +28,12 @@ import (
 const (
 	stock     = "stock"
 	batching  = "+batching"
+	again     = "-again"
 	perPod    = "CPU per pod"
 	podRate   = "pods/s"
 	cycle     = "scheduling cycle"
+	choosing  = "extension points up to Permit"
+	binding   = "extension points of the binding"
 	warmPods  = 200
 	full15000 = 15000
 	// The bars are about this many nodes.
@@ -50,7 +53,8 @@ const (
 	defaultRounds = 6
 )
 
-// contestant is a test case of performance-config.yaml. With batching the kube-scheduler's gate OpportunisticBatching is on.
+// contestant is a test case of performance-config.yaml. With batching the kube-scheduler's gate OpportunisticBatching is on. The one with
+// again is a control: the same case once more, so that its ratio is 1 but for what a pair of runs differs by anyway.
 type contestant struct {
 	name string
 	// share is the part of the pods that it gets, one in so many, because it is slow. That flatters one that slows down as pods come.
@@ -65,12 +69,17 @@ type contestant struct {
 	// timesOf is what the throughput of timesName must be of this one's.
 	timesName string
 	times     float64
+	// turns is what its second profile is for the report, where it has one beside the stock profile and a pod for either in turn.
+	turns string
 }
 
 // contestants in the order of the first round.
 var contestants = []contestant{
 	{name: stock, share: 1},
 	{name: "no-intent", share: 1, of: stock, atLeast: 0.98},
+	{name: stock + again, share: 1, of: stock},
+	{name: "by-turns", share: 1, turns: "no-intent"},
+	{name: "by-turns-stock", share: 1, turns: stock + again, once: true},
 	{name: "dependency", share: 1, of: stock, atLeast: 0.95},
 	{name: "preferred-affinity", share: 5, of: stock, timesName: "dependency", times: 3},
 	{name: "required-affinity", share: 10, of: stock, once: true, timesName: "dependency"},
@@ -78,6 +87,7 @@ var contestants = []contestant{
 	{name: "nodemetrics", share: 1, of: stock, once: true},
 	{name: "targetloadpacking", share: 1, of: stock, once: true, leaks: true, timesName: "nodemetrics"},
 	{name: "dependency-not-narrowed", share: 2, of: stock, once: true},
+	{name: "dependency-all-nodes", share: 10, of: stock, once: true, timesName: "dependency"},
 	{name: "clients", share: 1, of: stock, once: true},
 	{name: "fixed-dependency", share: 1, of: stock, once: true},
 	{name: stock + batching, share: 1, of: stock, once: true},
@@ -96,6 +106,16 @@ type settings struct {
 	pods   int   // 0: as many as the measured part needs
 	cases  []string
 	full   bool
+	// parallelism is that of all contestants; 0 for what their profiles say, which is kube-scheduler's default.
+	parallelism int
+}
+
+// size says for the report what all contestants of a series have alike.
+func (s *settings) size(nodes int) string {
+	if s.parallelism == 0 {
+		return fmt.Sprintf("%d nodes", nodes)
+	}
+	return fmt.Sprintf("%d nodes, parallelism %d", nodes, s.parallelism)
 }
 
 func readSettings(t *testing.T) settings {
@@ -113,7 +133,7 @@ func readSettings(t *testing.T) settings {
 	}
 	s := settings{
 		rounds: number("RUNS", defaultRounds), pods: number("PODS", 0), cases: strings.Fields(os.Getenv("CASES")), full: os.Getenv("FULL") == "1",
-		sizes: []int{fewNodes, judgedNodes},
+		sizes: []int{fewNodes, judgedNodes}, parallelism: number("PARALLELISM", 0),
 	}
 	if n := number("NODES", 0); n > 0 {
 		s.sizes = []int{n}
@@ -144,17 +164,18 @@ func TestThroughput(t *testing.T) {
 				slices.Reverse(order) // what gets better or worse with time does not favour one
 			}
 			for _, c := range order {
-				got := run(t, out, metrics, c, nodes, pods/c.share, round)
+				got := run(t, out, metrics, c, s.parallelism, nodes, pods/c.share, round)
 				for s.pods == 0 && got.measured < leastMeasured {
 					pods = int(float64(pods)*enoughMeasured.Seconds()/got.measured.Seconds()) + 1
 					t.Logf("%5d nodes, round %d of %d: %-25s was through in %v; from here on with %d pods",
 						nodes, round+1, s.rounds, c.name, got.measured.Round(time.Second), pods)
-					got = run(t, out, metrics, c, nodes, pods/c.share, round)
+					got = run(t, out, metrics, c, s.parallelism, nodes, pods/c.share, round)
 				}
 				t.Logf("%5d nodes, round %d of %d: %-25s %6.1f pods/s for %v, %.2f ms of CPU a pod, a cycle takes %.2f ms",
 					nodes, round+1, s.rounds, c.name, got.podsPerSecond, got.measured.Round(time.Second), 1000*got.cpuPerPod, got.cycleMillis)
 				results[c.name] = append(results[c.name], got)
-				compare(r, nodes, results)
+				compare(r, s, nodes, results)
+				compareTurns(t, r, s, nodes, results)
 				r.write(t, out) // what there is, should a later run fail
 			}
 		}
@@ -187,10 +208,11 @@ type result struct {
 	podsPerSecond, cpuPerPod float64
 	cycleMillis              float64
 	measured                 time.Duration
+	spent                    map[string]spent // of each profile, in the measured part
 }
 
 // compare fills in the ratios of all contestants to those that they are compared with, from the rounds in which both ran.
-func compare(r *report, nodes int, results map[string][]result) {
+func compare(r *report, s settings, nodes int, results map[string][]result) {
 	for _, c := range contestants {
 		pair := func(name, other, metric string, bar float64, of func(a, b result) float64) {
 			var ratios []float64
@@ -203,11 +225,11 @@ func compare(r *report, nodes int, results map[string][]result) {
 					}
 				}
 			}
-			if nodes != judgedNodes {
+			if nodes != judgedNodes || s.parallelism > 0 {
 				bar = 0
 			}
 			if len(ratios) > 0 {
-				r.set(fmt.Sprintf("%s, %d nodes", name, nodes), other, metric, bar, ratios, shortest)
+				r.set(name+", "+s.size(nodes), other, metric, bar, ratios, shortest)
 			}
 		}
 		if c.of != "" {
@@ -223,12 +245,37 @@ func compare(r *report, nodes int, results map[string][]result) {
 	}
 }
 
+// compareTurns compares the two profiles of a scheduler that gets a pod for one and a pod for the other in turn: what else the machine does,
+// and what the process does beside scheduling, befalls both alike.
+func compareTurns(t *testing.T, r *report, s settings, nodes int, results map[string][]result) {
+	t.Helper()
+	for _, c := range contestants {
+		if c.turns == "" || len(results[c.name]) == 0 {
+			continue
+		}
+		var chose, bound []float64
+		shortest := time.Duration(math.MaxInt64)
+		for _, got := range results[c.name] {
+			a, b := got.spent["fogsched"], got.spent["default-scheduler"]
+			if a.Cycles == 0 || b.Cycles == 0 {
+				t.Fatalf("%s: %d cycles of the profile fogsched, %d of default-scheduler: there are no turns", c.name, a.Cycles, b.Cycles)
+			}
+			chose = append(chose, b.Choosing/float64(b.Cycles)/(a.Choosing/float64(a.Cycles)))
+			bound = append(bound, b.Binding/float64(b.Cycles)/(a.Binding/float64(a.Cycles)))
+			shortest = min(shortest, got.measured)
+		}
+		name := c.turns + " by turns, " + s.size(nodes)
+		r.set(name, stock, choosing, 0, chose, shortest)
+		r.set(name, stock, binding, 0, bound, shortest)
+	}
+}
+
 // run runs one contestant.
-func run(t *testing.T, out, metrics string, c contestant, nodes, podCount, round int) result {
+func run(t *testing.T, out, metrics string, c contestant, parallelism, nodes, podCount, round int) result {
 	t.Helper()
 	dir := t.TempDir()
 	config := filepath.Join(dir, "config.yaml")
-	writeConfig(t, config, metrics, c.name, nodes, podCount)
+	writeConfig(t, config, metrics, c.name, parallelism, nodes, podCount)
 	samples := filepath.Join(dir, "samples.jsonl")
 	logPath := filepath.Join(out, fmt.Sprintf("%s-%d-%d.log", c.name, nodes, round+1))
 	log, err := os.Create(logPath)
@@ -252,8 +299,10 @@ func run(t *testing.T, out, metrics string, c contestant, nodes, podCount, round
 	}
 	items := readItems(t, dir)
 	rate := items.average(t, "SchedulingThroughput")
+	first, last := measuredPart(t, samples, podCount)
 	return result{
-		round: round, podsPerSecond: rate, measured: time.Duration(float64(podCount) / rate * float64(time.Second)), cpuPerPod: cpuPerPod(t, samples, podCount),
+		round: round, podsPerSecond: rate, measured: time.Duration(float64(podCount) / rate * float64(time.Second)),
+		cpuPerPod: (last.CPU - first.CPU).Seconds() / (last.Scheduled - first.Scheduled), spent: spentBetween(first, last),
 		cycleMillis: items.average(t, "scheduler_scheduling_algorithm_duration_seconds"),
 	}
 }
@@ -272,7 +321,7 @@ func onlyLeaks(t *testing.T, logPath string) bool {
 const addressInProfile = "PROMETHEUS"
 
 // writeConfig writes the one test case of a run.
-func writeConfig(t *testing.T, path, metrics, name string, nodes, podCount int) {
+func writeConfig(t *testing.T, path, metrics, name string, parallelism, nodes, podCount int) {
 	t.Helper()
 	data, err := os.ReadFile("performance-config.yaml")
 	if err != nil {
@@ -282,7 +331,7 @@ func writeConfig(t *testing.T, path, metrics, name string, nodes, podCount int) 
 	if err := yaml.Unmarshal(data, &cases); err != nil {
 		t.Fatal(err)
 	}
-	base, on := strings.CutSuffix(name, batching)
+	base, on := strings.CutSuffix(strings.TrimSuffix(name, again), batching)
 	i := slices.IndexFunc(cases, func(c map[string]any) bool { return c["name"] == base })
 	if i < 0 {
 		t.Fatalf("performance-config.yaml has no test case %s", base)
@@ -292,18 +341,23 @@ func writeConfig(t *testing.T, path, metrics, name string, nodes, podCount int) 
 		"featureGates": map[string]bool{"OpportunisticBatching": on},
 		"params":       map[string]int{"nodes": nodes, "warmPods": min(warmPods, podCount), "measurePods": podCount},
 	}}
-	if profile, ok := cases[i]["schedulerConfigPath"].(string); ok {
-		text, err := os.ReadFile(profile)
-		if err != nil {
+	profile, ok := cases[i]["schedulerConfigPath"].(string)
+	text := []byte("apiVersion: kubescheduler.config.k8s.io/v1\nkind: KubeSchedulerConfiguration\n")
+	if ok {
+		if text, err = os.ReadFile(profile); err != nil {
 			t.Fatal(err)
 		}
-		if bytes.Contains(text, []byte(addressInProfile)) {
-			profile = filepath.Join(filepath.Dir(path), "profile.yaml")
-			if err := os.WriteFile(profile, bytes.ReplaceAll(text, []byte(addressInProfile), []byte(metrics)), 0o600); err != nil {
-				t.Fatal(err)
-			}
-			cases[i]["schedulerConfigPath"] = profile
+	}
+	own := bytes.ReplaceAll(text, []byte(addressInProfile), []byte(metrics))
+	if parallelism > 0 {
+		own = fmt.Appendf(own, "parallelism: %d\n", parallelism)
+	}
+	if !bytes.Equal(own, text) {
+		profile = filepath.Join(filepath.Dir(path), "profile.yaml")
+		if err := os.WriteFile(profile, own, 0o600); err != nil {
+			t.Fatal(err)
 		}
+		cases[i]["schedulerConfigPath"] = profile
 	}
 	if data, err = yaml.Marshal(cases[i : i+1]); err != nil {
 		t.Fatal(err)
@@ -349,15 +403,14 @@ func (i *items) average(t *testing.T, metric string) float64 {
 	return 0
 }
 
-// cpuPerPod returns the seconds of CPU time for each pod that was scheduled between the first and the last sample of the measured part.
-func cpuPerPod(t *testing.T, path string, podCount int) float64 {
+// measuredPart returns the first and the last sample of the measured part.
+func measuredPart(t *testing.T, path string, podCount int) (first, last *sample) {
 	t.Helper()
 	data, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	before := float64(min(warmPods, podCount))
-	var first, last *sample
 	lines := bufio.NewScanner(bytes.NewReader(data))
 	for lines.Scan() {
 		var s sample
@@ -375,7 +428,17 @@ func cpuPerPod(t *testing.T, path string, podCount int) float64 {
 	if first == nil || last.Scheduled-first.Scheduled < float64(podCount)/3 {
 		t.Fatalf("too few samples in the measured part: give it more PODS")
 	}
-	return (last.CPU - first.CPU).Seconds() / (last.Scheduled - first.Scheduled)
+	return first, last
+}
+
+// spentBetween returns what each profile spent between two samples.
+func spentBetween(first, last *sample) map[string]spent {
+	between := map[string]spent{}
+	for profile, l := range last.Spent {
+		f := first.Spent[profile]
+		between[profile] = spent{Cycles: l.Cycles - f.Cycles, Choosing: l.Choosing - f.Choosing, Binding: l.Binding - f.Binding}
+	}
+	return between
 }
 
 // outDir is where the report goes, and the logs of the runs.

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
@@ -37,6 +36,7 @@ import (
 	frameworkruntime "k8s.io/kubernetes/pkg/scheduler/framework/runtime"
 	"k8s.io/kubernetes/pkg/scheduler/profile"
 
+	"github.com/fogsched/fogsched/internal/testserver"
 	"github.com/fogsched/fogsched/pkg/apis/fogsched/v1alpha1"
 	"github.com/fogsched/fogsched/pkg/client"
 	"github.com/fogsched/fogsched/pkg/latency"
@@ -111,9 +111,7 @@ func newBedWith(t *testing.T, list v1alpha1.NodeLatencyList, nodes, pairs int, l
 	ctx, cancel := context.WithCancel(klog.NewContext(t.Context(), logger))
 	t.Cleanup(cancel)
 
-	api := httptest.NewServer(newAPI(t, list, more))
-	t.Cleanup(api.Close)
-	t.Cleanup(api.CloseClientConnections) // runs first: an open watch would hold Close up
+	api := testserver.New(t, newAPI(t, list, more))
 
 	broken := &brokenSource{samples: bad, done: make(chan struct{})}
 	registry := frameworkruntime.Registry{

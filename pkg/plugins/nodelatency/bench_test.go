@@ -166,6 +166,7 @@ func BenchmarkPreScore(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
 				bb.plugin.PreScore(ctx, c, bb.pod, bb.infos[:candidates])
+				bb.plugin.NormalizeScore(ctx, c, bb.pod, nil) // gives the table back
 			}
 		})
 	}

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -145,11 +146,8 @@ func shorten(text string, limit int) string {
 }
 
 func (s *state) explain(nodeName string, now time.Time) (Placement, []string) {
-	n, ok := s.snap.Index(nodeName)
-	if !ok {
-		n = -1
-	}
-	why := Placement{Node: nodeName, Candidates: len(s.candidates)}
+	n := s.number(nodeName)
+	why := Placement{Node: nodeName, Candidates: len(s.scored)}
 	var broken []string
 	if n >= 0 && s.costOf(n) > 0 {
 		why.Cost, _ = s.costFor(n)
@@ -163,6 +161,8 @@ func (s *state) explain(nodeName string, now time.Time) (Placement, []string) {
 			why.RunnerUp.Cost, why.RunnerUp.LimitBroken = s.costFor(other)
 		}
 	}
+	others := othersPool.Get().(*others)
+	defer othersPool.Put(others)
 	for i := range s.entries {
 		if i == maxPlacementEntries { // the pod's own come first
 			why.EntriesLeftOut = len(s.entries) - i
@@ -173,7 +173,7 @@ func (s *state) explain(nodeName string, now time.Time) (Placement, []string) {
 		pe := PlacementEntry{
 			From: shorten(e.intent, maxPlacementText), Entry: e.path, Target: shorten(e.targetName(), maxPlacementText), UnknownPairs: x.Unknown,
 		}
-		other, o := s.other(e, n)
+		other, o := others.of(s, e, n)
 		pe.Provenance = worse(x.Provenance, o.Provenance).String()
 		pe.Error = latency.FormatError(max(s.errorOf(&e.Entry, e.direction, n, &x), s.errorOf(&other, e.direction, n, &o)))
 		typical, tail := x.RTT, o.RTT
@@ -202,27 +202,37 @@ func (s *state) explain(nodeName string, now time.Time) (Placement, []string) {
 	return why, broken
 }
 
-// other is an entry for the statistic that it is not about, and its cost on a node. Rows of that statistic would be built for this alone, so only
-// what is asked for is looked up: the node and the peers.
-func (s *state) other(e *entry, n int32) (placement.Entry, placement.Expectation) {
-	nodes := make([]int32, 1, 1+len(e.basis.peers))
-	nodes[0] = n
-	peers := make([]placement.Peer, len(e.basis.peers))
-	for i, p := range e.basis.peers {
-		peers[i] = placement.Peer{Node: int32(len(nodes)), Count: p.Count}
-		nodes = append(nodes, p.Node)
+// others makes, for entries of one pod, those for the statistic that they are not about. It keeps its memory for the next pod.
+type others struct {
+	nodes   []int32
+	peers   []placement.Peer
+	targets []placement.Target
+	rows    []*latency.Row
+}
+
+var othersPool = sync.Pool{New: func() any { return &others{} }}
+
+// of returns an entry for the statistic that e is not about, and its cost on a node. Rows of that statistic would be built for this alone, so only
+// what is asked for is looked up: the node and the peers. The entry is valid until the next call.
+func (o *others) of(s *state, e *entry, n int32) (placement.Entry, placement.Expectation) {
+	o.nodes, o.peers, o.targets = append(o.nodes[:0], n), o.peers[:0], o.targets[:0]
+	for _, p := range e.basis.peers {
+		o.peers = append(o.peers, placement.Peer{Node: int32(len(o.nodes)), Count: p.Count})
+		o.nodes = append(o.nodes, p.Node)
 	}
-	var targets []placement.Target
 	for i, target := range e.Targets() {
-		row := s.snap.Section(target, e.direction, 1-e.statistic, nodes)
-		targets = append(targets, placement.Target{Row: row, Node: target, Mass: e.Mass(i)})
+		if i == len(o.rows) {
+			o.rows = append(o.rows, &latency.Row{})
+		}
+		s.snap.Section(o.rows[i], target, e.direction, 1-e.statistic, o.nodes)
+		o.targets = append(o.targets, placement.Target{Row: o.rows[i], Node: target, Mass: e.Mass(i)})
 	}
 	var b placement.Builder
-	o := e.basis.make(&b, targets, peers)
+	other := e.basis.make(&b, o.targets, o.peers)
 	if n < 0 {
-		return o, o.At(n)
+		return other, other.At(n)
 	}
-	return o, o.At(0)
+	return other, other.At(0)
 }
 
 // worse returns the worse of two provenances, of which an unknown one says nothing.
@@ -281,7 +291,7 @@ func (s *state) costFor(n int32) (cost string, breaks bool) {
 // whyBroken says why a pod is on a node that breaks a limit.
 func (s *state) whyBroken() string {
 	switch {
-	case s.costs == nil:
+	case s.scored == nil:
 		return "no other node was feasible; whenUnsatisfiable: DoNotSchedule would keep the pod pending"
 	case s.keepers == 0:
 		return "no candidate keeps every limit; whenUnsatisfiable: DoNotSchedule would keep the pod pending"

@@ -54,6 +54,8 @@ type engine struct {
 	demands *demands // nil where none is defined
 
 	narrowing narrowing
+	// lastNodes is the index of the list of nodes that was used last.
+	lastNodes atomic.Pointer[internal.NodeIndex]
 
 	// ready is set when the first cycles need not wait any more.
 	ready  atomic.Bool

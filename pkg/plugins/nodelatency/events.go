@@ -35,11 +35,7 @@ func (p *NodeLatency) afterNodeChange(logger klog.Logger, pod *v1.Pod, _, newObj
 	}
 	w := p.engine.wantsOf(pod)
 	s := p.engine.compile(pod, &w, true)
-	n, ok := s.snap.Index(node.Name)
-	if !ok {
-		n = -1
-	}
-	if s.judge(n) == "" {
+	if s.judge(s.number(node.Name)) == "" {
 		return fwk.Queue, nil
 	}
 	return fwk.QueueSkip, nil

@@ -38,7 +38,7 @@ func (p *NodeLatency) PreFilter(ctx context.Context, cycle fwk.CycleState, pod *
 		return nil, skip
 	}
 	cycle.Write(stateKey, s)
-	s.cycle = cycle
+	s.cycle, s.nodes = cycle, nodes
 	p.last.Store(s)
 	result = p.narrow(ctx, s, pod, len(nodes))
 	if !s.hard {
@@ -64,10 +64,7 @@ func (p *NodeLatency) Filter(ctx context.Context, cycle fwk.CycleState, _ *v1.Po
 	if s == nil || !s.hard {
 		return nil
 	}
-	n, ok := s.snap.Index(nodeInfo.Node().Name)
-	if !ok {
-		n = -1
-	}
+	n := s.number(nodeInfo.Node().Name)
 	reason := s.judge(n)
 	if reason == "" {
 		return nil

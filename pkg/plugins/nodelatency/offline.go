@@ -218,7 +218,7 @@ func (p *NodeLatency) Explain(cycle fwk.CycleState, nodes []string, now time.Tim
 // nothing is known.
 func (p *NodeLatency) Cost(cycle fwk.CycleState, node string) (cost time.Duration, breaks, ok bool) {
 	s := p.read(cycle)
-	if s == nil || s.costs == nil {
+	if s == nil || s.scored == nil {
 		return 0, false, false
 	}
 	n, known := s.snap.Index(node)
@@ -269,10 +269,7 @@ func (p *NodeLatency) Bounds(cycle fwk.CycleState, nodes []string) []Bound {
 		}
 		least := float32(0)
 		for _, name := range nodes {
-			n, ok := s.snap.Index(name)
-			if !ok {
-				n = -1
-			}
+			n := s.number(name)
 			switch l.Check(n) {
 			case placement.Exceeded:
 				b.Exceeded++
@@ -301,11 +298,7 @@ func (p *NodeLatency) Excluded(cycle fwk.CycleState, node string) string {
 	if s == nil || !s.hard {
 		return ""
 	}
-	n, ok := s.snap.Index(node)
-	if !ok {
-		n = -1
-	}
-	return s.judge(n)
+	return s.judge(s.number(node))
 }
 
 // OfflineArgs returns the args of a pluginConfig without what an Offline has no use for, and what that was, in words.

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -449,6 +450,55 @@ func TestScoreOfAnotherNodeInfo(t *testing.T) {
 			t.Errorf("Score of %s = %d, %v, want %d", name, got, status, want)
 		}
 	}
+}
+
+// TestScoreByIndex: with many candidates they are found by an index of their NodeInfos, and cost what they do by name, whichever list of
+// NodeInfos comes and however the nodes are numbered.
+func TestScoreByIndex(t *testing.T) {
+	b := sized(t, indexedCandidates+200, 10, "ScheduleAnyway")
+	p, ctx := b.plugin, context.Background()
+	p.engine.setNode(makeNode("unheard-of", nil))
+	check := func(what string, all, candidates []fwk.NodeInfo) {
+		t.Helper()
+		c := &cycleState{}
+		if _, status := p.PreFilter(ctx, c, b.pod, all); !status.IsSkip() {
+			t.Fatalf("%s: PreFilter: %v", what, status)
+		}
+		if status := p.PreScore(ctx, c, b.pod, candidates); !status.IsSuccess() {
+			t.Fatalf("%s: PreScore: %v", what, status)
+		}
+		s := p.read(c)
+		if x := p.engine.lastNodes.Load(); !x.Is(all, s.snap.Numbering()) {
+			t.Fatalf("%s: the index is of other nodes", what)
+		}
+		costs := map[int64]bool{}
+		for _, ni := range candidates {
+			got, _ := p.Score(ctx, c, b.pod, ni)
+			if want := s.costOf(s.number(ni.Node().Name)); got != want || got <= 0 {
+				t.Fatalf("%s: %s costs %d, by name %d", what, ni.Node().Name, got, want)
+			}
+			costs[got] = true
+		}
+		if len(costs) < indexedCandidates/2 {
+			t.Fatalf("%s: %d different costs, too few to tell nodes apart", what, len(costs))
+		}
+	}
+	check("all", b.infos, b.infos)
+	check("but for some", b.infos, b.infos[100:])
+	check("and one that is not in the list", b.infos, append(slices.Clone(b.infos[10:]), b.nodeInfos(b.infos[3].Node().Name)[0]))
+	check("and one that was never measured", b.infos, append(slices.Clone(b.infos[10:]), b.nodeInfos("unheard-of")[0]))
+	check("and one that does not exist", b.infos, append(slices.Clone(b.infos[10:]), b.nodeInfos("none")[0]))
+	turned := slices.Clone(b.infos)
+	slices.Reverse(turned)
+	check("another list", turned, turned)
+	fresh := b.nodeInfos()
+	for _, ni := range b.infos {
+		fresh = append(fresh, &nodeInfo{node: ni.Node()})
+	}
+	check("other NodeInfos", fresh, fresh)
+	p.engine.setNode(makeNode("a-first", nil))
+	b.refresh()
+	check("other numbers", fresh, fresh)
 }
 
 // TestAHerdSpreads creates replicas one after another before any of them is bound: Reserve is all that the next one sees.

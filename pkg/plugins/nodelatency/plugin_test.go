@@ -339,7 +339,7 @@ func TestGuard(t *testing.T) {
 	// A state without a snapshot makes whoever reads it panic.
 	broken := func() *cycleState {
 		c := &cycleState{}
-		s := &state{hard: true, costs: []int64{1}, entries: make([]entry, 1), limits: []*limit{{}}}
+		s := &state{hard: true, scored: []scored{{}}, entries: make([]entry, 1), limits: []*limit{{}}}
 		s.anyRejected.Store(true)
 		c.Write(stateKey, s)
 		return c

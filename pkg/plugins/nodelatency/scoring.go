@@ -19,6 +19,7 @@ import (
 type workspace struct {
 	evaluator  placement.Evaluator
 	candidates []int32
+	slots      []int32 // in the tables of the engine's NodeIndex, where that is used
 	entries    []placement.Entry
 	costs      []placement.Cost
 	breaks     []bool
@@ -36,27 +37,65 @@ func (p *NodeLatency) PreScore(ctx context.Context, cycle fwk.CycleState, _ *v1.
 	}
 	ws := workspaces.Get().(*workspace)
 	defer workspaces.Put(ws)
-	ws.candidates = slices.Grow(ws.candidates[:0], len(nodes))
-	for _, ni := range nodes {
-		n, ok := s.snap.Index(ni.Node().Name)
-		if !ok {
-			n = -1
-		}
-		ws.candidates = append(ws.candidates, n)
-	}
+	index := p.engine.nodeIndex(s, len(nodes))
+	ws.number(s, index, nodes)
 	if !s.score(ws) {
 		metrics.Decisions.WithLabelValues("no_data").Inc()
 		return skip
 	}
-	s.table = internal.NewNodeTable(len(nodes))
-	for i, ni := range nodes {
-		s.table.Put(ni, s.costs[i])
+	if index != nil {
+		s.table = index.Table()
+		for i, slot := range ws.slots {
+			s.table.Set(slot, s.scored[i].nanos())
+		}
+	} else {
+		s.table = internal.NewNodeTable(len(nodes))
+		for i, ni := range nodes {
+			s.table.Put(ni, s.scored[i].nanos())
+		}
 	}
 	metrics.Decisions.WithLabelValues("scored").Inc()
 	return nil
 }
 
-// score fills in s.costs for ws.candidates, or returns false where nothing is known of any.
+// indexedCandidates is from how many candidates on a NodeIndex is used. For fewer the first pod after a change of the nodes had better not look up
+// all of them.
+const indexedCandidates = 1000
+
+// nodeIndex returns the index of the nodes that PreFilter was given, or nil where there are too few candidates for one.
+func (e *engine) nodeIndex(s *state, candidates int) *internal.NodeIndex {
+	if candidates < indexedCandidates {
+		return nil
+	}
+	x := e.lastNodes.Load()
+	if !x.Is(s.nodes, s.snap.Numbering()) {
+		x = internal.NewNodeIndex(s.nodes, s.snap.Numbering(), s.number)
+		e.lastNodes.Store(x)
+	}
+	return x
+}
+
+// number returns the number of a node, -1 where the snapshot does not know it.
+func (s *state) number(name string) int32 {
+	if n, ok := s.snap.Index(name); ok {
+		return n
+	}
+	return -1
+}
+
+// number fills in ws.candidates, and with an index ws.slots.
+func (ws *workspace) number(s *state, index *internal.NodeIndex, nodes []fwk.NodeInfo) {
+	ws.candidates, ws.slots = slices.Grow(ws.candidates[:0], len(nodes)), ws.slots[:0]
+	if index == nil {
+		for _, ni := range nodes {
+			ws.candidates = append(ws.candidates, s.number(ni.Node().Name))
+		}
+		return
+	}
+	ws.candidates, ws.slots = index.Find(ws.candidates, slices.Grow(ws.slots, len(nodes)), nodes, s.number)
+}
+
+// score fills in s.scored for ws.candidates, or returns false where nothing is known of any.
 func (s *state) score(ws *workspace) bool {
 	ws.entries = ws.entries[:0]
 	for i := range s.entries {
@@ -77,15 +116,14 @@ func (s *state) score(ws *workspace) bool {
 		s.keepers, added = placement.RankBehind(ws.costs, ws.breaks)
 		s.penalty = int64(added * 1000)
 	}
-	s.candidates = slices.Clone(ws.candidates)
-	s.costs = make([]int64, len(s.candidates))
+	s.scored = make([]scored, len(ws.candidates))
 	s.best, s.second, s.neutral = -1, -1, 0
-	var least, next int64
-	for i, n := range s.candidates {
-		cost := int64(ws.costs[i].Micros * 1000)
-		s.costs[i] = cost
+	var least, next float32
+	for i, n := range ws.candidates {
+		cost := ws.costs[i].Micros
+		s.scored[i] = scored{n, cost}
 		if n < 0 {
-			s.neutral = cost
+			s.neutral = s.scored[i].nanos()
 			continue
 		}
 		switch {
@@ -127,17 +165,13 @@ func (p *NodeLatency) Score(ctx context.Context, cycle fwk.CycleState, _ *v1.Pod
 func (p *NodeLatency) scoreByName(ctx context.Context, cycle fwk.CycleState, nodeInfo fwk.NodeInfo) int64 {
 	defer p.guard.Recover(ctx, "Score", nil)
 	s := p.read(cycle)
-	if s == nil || s.costs == nil {
+	if s == nil || s.scored == nil {
 		return 0
 	}
 	if cost, ok := s.table.Get(nodeInfo); ok && cost > 0 {
 		return cost
 	}
-	n, ok := s.snap.Index(nodeInfo.Node().Name)
-	if !ok {
-		n = -1
-	}
-	return s.costOf(n)
+	return s.costOf(s.number(nodeInfo.Node().Name))
 }
 
 // costOf returns what PreScore found for a node, 0 where it is no candidate. It takes O(candidates), and is for the few that are asked for by
@@ -146,8 +180,8 @@ func (s *state) costOf(n int32) int64 {
 	if n < 0 {
 		return s.neutral
 	}
-	if i := slices.Index(s.candidates, n); i >= 0 {
-		return s.costs[i]
+	if i := slices.IndexFunc(s.scored, func(c scored) bool { return c.node == n }); i >= 0 {
+		return s.scored[i].nanos()
 	}
 	return 0
 }
@@ -156,12 +190,15 @@ func (s *state) costOf(n int32) int64 {
 func (p *NodeLatency) ScoreExtensions() fwk.ScoreExtensions { return p }
 
 // NormalizeScore maps costs to 0–100: see placement.Score.
-func (p *NodeLatency) NormalizeScore(ctx context.Context, _ fwk.CycleState, _ *v1.Pod, scores fwk.NodeScoreList) (status *fwk.Status) {
+func (p *NodeLatency) NormalizeScore(ctx context.Context, cycle fwk.CycleState, _ *v1.Pod, scores fwk.NodeScoreList) (status *fwk.Status) {
 	defer p.guard.Recover(ctx, "NormalizeScore", func() {
 		for i := range scores { // whatever was done so far, leave the range valid
 			scores[i].Score = 0
 		}
 	})
+	if s := p.last.Load(); s != nil && internal.Same(s.cycle, cycle) {
+		s.table.Free() // all candidates are scored; whoever asks all the same is answered by name
+	}
 	internal.NormalizeCosts(scores)
 	return nil
 }

@@ -106,6 +106,7 @@ func BenchmarkSizes(b *testing.B) {
 					b.ReportAllocs()
 					for b.Loop() {
 						soft.plugin.PreScore(ctx, c, soft.pod, infos)
+						soft.plugin.NormalizeScore(ctx, c, soft.pod, nil) // gives the table back
 					}
 				})
 				b.Run("Score", func(b *testing.B) {
@@ -175,6 +176,47 @@ func BenchmarkSizes(b *testing.B) {
 	}
 }
 
+// BenchmarkPastFull is PreFilter with narrowing to 100 of 5,000 nodes where so many of the nearest have no room: none, as many as the
+// remembered order has beyond the 100, more than it has, so that all nodes are ranked again, and all, so that the pod is not narrowed.
+func BenchmarkPastFull(b *testing.B) {
+	const nodes = 5000
+	bb := sized(b, nodes, 10, "ScheduleAnyway")
+	for _, full := range []int{0, 700, 1100, nodes} {
+		b.Run(fmt.Sprintf("full=%d", full), func(b *testing.B) {
+			ctx := context.Background()
+			p := narrowing100(bb)
+			p.engine.narrowing.orders = &orders{}
+			all := p.handle.(*handleWithNodes).nodes.infos
+			want := p.candidates
+			if full == nodes {
+				want = 0
+				for _, ni := range all {
+					ni.(*roomyNode).full = true
+				}
+			}
+			for n := 0; n < full && want > 0; n += p.candidates {
+				nearest, _ := p.PreFilter(ctx, &cycleState{}, bb.pod, bb.infos)
+				for name := range nearest.NodeNames {
+					all[name].(*roomyNode).full = true
+				}
+			}
+			for range 2 { // the order is remembered when it is asked for again
+				left := 0
+				if r, _ := p.PreFilter(ctx, &cycleState{}, bb.pod, bb.infos); r != nil {
+					left = len(r.NodeNames)
+				}
+				if left != want {
+					b.Fatalf("narrowed to %d nodes, want %d", left, want)
+				}
+			}
+			b.ReportAllocs()
+			for b.Loop() {
+				p.PreFilter(ctx, &cycleState{}, bb.pod, bb.infos)
+			}
+		})
+	}
+}
+
 // cycle1 is a cycle that went through PreFilter and PreScore.
 func (b *bench) cycle1(tb testing.TB, infos []fwk.NodeInfo) fwk.CycleState {
 	tb.Helper()
@@ -186,7 +228,7 @@ func (b *bench) cycle1(tb testing.TB, infos []fwk.NodeInfo) fwk.CycleState {
 	return c
 }
 
-// narrowing100 is the plugin, on the same data, as it narrows to 100 nodes; all nodes have room.
+// narrowing100 is the plugin, on the same data, as it narrows to 100 nodes; all nodes have room until they are made full.
 func narrowing100(b *bench) *NodeLatency {
 	nodes := &roomyNodes{infos: map[string]fwk.NodeInfo{}}
 	for _, ni := range b.infos {
@@ -221,11 +263,19 @@ func (n *roomyNodes) Get(name string) (fwk.NodeInfo, error) {
 	return nil, fmt.Errorf("no node %s", name)
 }
 
-type roomyNode struct{ fwk.NodeInfo }
+type roomyNode struct {
+	fwk.NodeInfo
+	full bool
+}
 
-func (*roomyNode) GetAllocatable() fwk.Resource { return roomyResource{amount: 1 << 40} }
-func (*roomyNode) GetRequested() fwk.Resource   { return roomyResource{} }
-func (*roomyNode) GetPods() []fwk.PodInfo       { return nil }
+func (n *roomyNode) GetAllocatable() fwk.Resource {
+	if n.full {
+		return roomyResource{}
+	}
+	return roomyResource{amount: 1 << 40}
+}
+func (*roomyNode) GetRequested() fwk.Resource { return roomyResource{} }
+func (*roomyNode) GetPods() []fwk.PodInfo     { return nil }
 
 type roomyResource struct {
 	fwk.Resource

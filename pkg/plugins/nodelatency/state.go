@@ -19,7 +19,9 @@ import (
 // state is what one scheduling cycle knows. PreFilter makes it; what the later extension points write is theirs alone.
 type state struct {
 	// cycle is the one that the state is of.
-	cycle   fwk.CycleState
+	cycle fwk.CycleState
+	// nodes are those that PreFilter was given: all.
+	nodes   []fwk.NodeInfo
 	engine  *engine
 	snap    *latency.Snapshot
 	entries []entry
@@ -33,10 +35,8 @@ type state struct {
 	rejected    []uint8
 	anyRejected atomic.Bool
 
-	// candidates are the numbers of the nodes that PreScore was given, -1 where the snapshot does not know one; costs are theirs, in
-	// nanoseconds.
-	candidates []int32
-	costs      []int64
+	// scored are the nodes that PreScore was given.
+	scored []scored
 	// table has the costs by candidate, for Score.
 	table internal.NodeTable
 	// neutral is the cost of a candidate that the snapshot does not know.
@@ -58,6 +58,15 @@ type state struct {
 	limitBuffer  [2]*limit
 	limitStore   [2]limit
 }
+
+// scored is a candidate: its number, -1 where the snapshot does not know it, and its cost in microseconds.
+type scored struct {
+	node   int32
+	micros float32
+}
+
+// nanos returns the cost in nanoseconds, as Score does.
+func (c scored) nanos() int64 { return int64(c.micros * 1000) }
 
 // Clone returns the state itself: preemption's what-if on other pods does not move a node.
 func (s *state) Clone() fwk.StateData { return s }

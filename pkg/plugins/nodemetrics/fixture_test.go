@@ -259,6 +259,9 @@ func (f *fixture) schedule(pod *v1.Pod) *outcome {
 		}
 		o.scores[ni.Node().Name] = score
 	}
+	if status := p.ScoreExtensions().NormalizeScore(ctx, o.cycle, pod, nil); !status.IsSuccess() {
+		f.Fatalf("NormalizeScore: %v", status)
+	}
 	return o
 }
 

@@ -95,10 +95,10 @@ type state struct {
 	rejected    []uint8
 	anyRejected atomic.Bool
 
-	// scores has the candidates' scores; neutral is for what it does not have. PreScore writes them.
-	scored  bool
-	scores  internal.NodeTable
-	neutral int64
+	// scores has the candidates' scores; lowest, the least of them, is for what it does not have: the unknown is not good. PreScore writes them.
+	scored bool
+	scores internal.NodeTable
+	lowest int64
 	// candidates is how many PreScore had, keepers how many of them keep every limit, best the best value for each metric with a limit.
 	candidates, keepers int
 	best                []nearest

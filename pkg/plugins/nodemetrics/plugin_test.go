@@ -84,6 +84,20 @@ func TestScores(t *testing.T) {
 	}
 }
 
+// TestScoreAfterNormalizeScore asks for scores whose table another pod may have by then.
+func TestScoreAfterNormalizeScore(t *testing.T) {
+	f := newFixture(t, cpu, "a", "b", "c")
+	f.measure(0, "a=0.50 b=0.51 c=0.80", 0)
+	o := f.schedule(makePod("p").obj())
+	f.schedule(makePod("q").obj())
+	for _, ni := range f.infos {
+		score, status := f.plugin.Score(context.Background(), o.cycle, makePod("p").obj(), ni)
+		if !status.IsSuccess() || score != 70 {
+			t.Errorf("%s has %d, %v; want the lowest score, 70", ni.Node().Name, score, status)
+		}
+	}
+}
+
 func TestSizesOfNodes(t *testing.T) {
 	f := newFixture(t, cpu, "a")
 	f.addNode(makeNode("big", 40))

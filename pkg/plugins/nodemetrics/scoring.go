@@ -54,8 +54,8 @@ func (p *NodeMetrics) PreScore(ctx context.Context, cycle fwk.CycleState, pod *v
 	return nil
 }
 
-// Score returns what PreScore found. It is on the final scale: there is no NormalizeScore. What most calls come to has no guard, which would
-// take longer than all the rest, and is nothing that can panic.
+// Score returns what PreScore found. It is on the final scale. What most calls come to has no guard, which would take longer than all the
+// rest, and is nothing that can panic.
 func (p *NodeMetrics) Score(ctx context.Context, cycle fwk.CycleState, _ *v1.Pod, nodeInfo fwk.NodeInfo) (score int64, status *fwk.Status) {
 	if l := p.last.Load(); l != nil && internal.Same(l.cycle, cycle) {
 		if score := l.state.scores.Peek(nodeInfo); score > 0 {
@@ -75,11 +75,20 @@ func (p *NodeMetrics) scoreOf(ctx context.Context, cycle fwk.CycleState, nodeInf
 	if score, ok := s.scores.Get(nodeInfo); ok {
 		return score
 	}
-	return s.neutral
+	return s.lowest
 }
 
-// ScoreExtensions returns nil: scores need no normalising.
-func (p *NodeMetrics) ScoreExtensions() fwk.ScoreExtensions { return nil }
+// ScoreExtensions returns the plugin itself.
+func (p *NodeMetrics) ScoreExtensions() fwk.ScoreExtensions { return p }
+
+// NormalizeScore leaves the scores as they are, and gives back the table that they came from: all candidates have theirs. A candidate that is
+// asked for all the same has the lowest of the scores.
+func (p *NodeMetrics) NormalizeScore(_ context.Context, cycle fwk.CycleState, _ *v1.Pod, _ fwk.NodeScoreList) *fwk.Status {
+	if l := p.last.Load(); l != nil && internal.Same(l.cycle, cycle) {
+		l.state.scores.Free()
+	}
+	return nil
+}
 
 // score computes the scores of ws.numbers, or returns false where nothing is known of any.
 func (e *engine) score(s *state, ws *workspace) bool {
@@ -126,7 +135,7 @@ func (e *engine) score(s *state, ws *workspace) bool {
 	}
 	s.candidates = n
 	s.keepers = scores(ws.scores, ws.totals, ws.breaks)
-	s.neutral = ws.scores[n/2]
+	s.lowest = slices.Min(ws.scores)
 	return true
 }
 

@@ -36,6 +36,7 @@ import (
 	"k8s.io/klog/v2"
 	"k8s.io/klog/v2/textlogger"
 
+	"github.com/fogsched/fogsched/internal/testserver"
 	"github.com/fogsched/fogsched/pkg/latency"
 	"github.com/fogsched/fogsched/pkg/metrics"
 )
@@ -71,11 +72,7 @@ type fake struct {
 func newFake(t testing.TB) *fake {
 	t.Helper()
 	f := &fake{answers: map[string]any{}}
-	f.Server = httptest.NewServer(http.HandlerFunc(f.serve))
-	t.Cleanup(func() {
-		f.CloseClientConnections()
-		f.Close()
-	})
+	f.Server = testserver.New(t, http.HandlerFunc(f.serve))
 	return f
 }
 

@@ -39,7 +39,7 @@ const retry = time.Second
 
 // Follow watches kinds until ctx ends. It returns when all of them were listed, or with the error that Read would give. An optional kind that
 // cannot be read is noted in Missing of each Cluster.
-func (o *Options) Follow(ctx context.Context, in Scope, required []Kind, optional ...Kind) (*Live, error) {
+func (o *Options) Follow(ctx context.Context, in Scope, required []Kind, optional ...Kind) (live *Live, err error) {
 	core, ours, err := o.Clients()
 	if err != nil {
 		return nil, err
@@ -58,7 +58,12 @@ func (o *Options) Follow(ctx context.Context, in Scope, required []Kind, optiona
 	for _, k := range required {
 		isRequired[k] = true
 	}
-	ctx = klog.NewContext(ctx, klog.Logger{})
+	ctx, cancel := context.WithCancel(klog.NewContext(ctx, klog.Logger{}))
+	defer func() {
+		if err != nil {
+			cancel() // what is followed of the other kinds nobody would see
+		}
+	}()
 	for _, k := range append(append([]Kind{}, required...), optional...) {
 		lw, object := watchOf(k, in, core, ours)
 		if lw == nil {

@@ -5,7 +5,6 @@ package clitest
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"flag"
 	"io"
@@ -31,6 +30,7 @@ import (
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 
 	"github.com/fogsched/fogsched/cmd/kubectl-fog/internal/cli"
+	"github.com/fogsched/fogsched/internal/testserver"
 	"github.com/fogsched/fogsched/pkg/apis/fogsched/v1alpha1"
 )
 
@@ -72,11 +72,7 @@ func NewServer(t testing.TB, objects ...runtime.Object) *Server {
 	t.Helper()
 	s := &Server{objects: map[schema.GroupVersionResource][]runtime.Object{}, watchers: map[chan event]schema.GroupVersionResource{}}
 	s.Add(t, objects...)
-	s.Server = httptest.NewServer(s)
-	t.Cleanup(func() {
-		s.CloseClientConnections() // watches end with their clients
-		s.Close()
-	})
+	s.Server = testserver.New(t, s)
 	return s
 }
 
@@ -313,7 +309,7 @@ func Run(t testing.TB, kubeconfig string, command func(*cli.Options) *cobra.Comm
 	cmd.SetOut(&out)
 	cmd.SetErr(&errOut)
 	cmd.SetIn(io.Reader(&in))
-	err := cmd.ExecuteContext(context.Background())
+	err := cmd.ExecuteContext(t.Context())
 	return Result{Out: out.String(), Err: errOut.String(), Error: err}
 }
 
