@@ -15,6 +15,9 @@ COMMIT := $(or $(shell git rev-parse HEAD 2>/dev/null),unknown)
 export CGO_ENABLED := 0
 # The version is set below. Asking git once more fails where the clone belongs to another user.
 export GOFLAGS := -buildvcs=false $(GOFLAGS)
+# The compiler then collects garbage less often: a fifth less time, for a third more memory. Not for `go test`, whose tests would inherit it.
+COMPILE := GOGC=400
+GO_BUILD := $(COMPILE) go build
 # Where the demo and the integration tests find the programs.
 export FOGSCHED_BIN := $(CURDIR)/bin
 
@@ -46,7 +49,7 @@ help: ## this list
 
 .PHONY: demo
 demo: tools build $(if $(filter prometheus,$(SOURCE)),bin/prometheus) ## bulletin board and Redis placed by measured latency, beside the stock scheduler (SOURCE=prometheus; KEEP=1: stay up afterwards)
-	@go build -o bin/demo ./test/demo
+	@$(GO_BUILD) -o bin/demo ./test/demo
 	@exec bin/demo -out out/demo $(if $(SOURCE),-source '$(SOURCE)') $(if $(filter-out 0 false no,$(KEEP)),-keep)
 
 .PHONY: test
@@ -97,7 +100,7 @@ fuzz: ## fuzz what takes other machines' words (FUZZTIME=60s for each target)
 .PHONY: build
 build: ## bin/fogsched and bin/fogprobe
 	@echo "building fogsched and fogprobe (the first time about 30 s) …"
-	@go build -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
+	@$(GO_BUILD) -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
 
 .PHONY: tools
 tools: $(CONTROL_PLANE) ## the control plane for demo and tests, built into bin/ once
@@ -113,7 +116,7 @@ UNIT = $$(go list -f '{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}}{{end}}
 .PHONY: test-integration
 test-integration: tools build bin/helm bin/kubectl bin/kind $(PROMETHEUS_PROGRAMS) bin/monitoring-crds.yaml ## integration tests on a real API server
 	@echo "compiling the integration tests (the first time about 2 min) …"
-	@go vet $(INTEGRATION)
+	@$(COMPILE) go vet $(INTEGRATION)
 	go test -vet=off -p 1 -count=1 -timeout 20m $(INTEGRATION)
 INTEGRATION = $$(go list ./test/... | grep -v /test/quality)
 
@@ -139,7 +142,7 @@ helm_module := hack/tools/helm/go.mod hack/tools/helm/go.sum
 # $(1) module folder, $(2) package, $(3) time, $(4) linker flags, $(5) build tags
 define build_tool
 	@echo "building $(@F) (once, about $(3)) …"
-	@cd hack/tools/$(1) && go build -tags '$(5)' -ldflags '$(or $(4),-s -w)' -o '$(CURDIR)/$@' $(2)
+	@cd hack/tools/$(1) && $(GO_BUILD) -tags '$(5)' -ldflags '$(or $(4),-s -w)' -o '$(CURDIR)/$@' $(2)
 	@touch $@
 endef
 
@@ -203,19 +206,19 @@ KIND_PROGRAMS := bin/kind bin/kubectl
 
 .PHONY: e2e-cluster
 e2e-cluster: $(KIND_PROGRAMS) ## a kind cluster (WORKERS=n, default 5; KIND_NODE_IMAGE=image) that stays; prints its KUBECONFIG
-	@go build -o bin/e2e-cluster ./test/kind/cmd
+	@$(GO_BUILD) -o bin/e2e-cluster ./test/kind/cmd
 	@exec bin/e2e-cluster -workers $(or $(WORKERS),5) create
 
 .PHONY: e2e-cluster-delete
 e2e-cluster-delete: $(KIND_PROGRAMS) ## remove it, with all that came with it
-	@go build -o bin/e2e-cluster ./test/kind/cmd
+	@$(GO_BUILD) -o bin/e2e-cluster ./test/kind/cmd
 	@exec bin/e2e-cluster delete
 
 kind_module := hack/tools/kind/go.mod hack/tools/kind/go.sum
 
 bin/kubelet bin/kubeadm bin/kube-proxy bin/kubectl &: $(cluster_module)
 	@echo "building kubelet, kubeadm, kube-proxy, kubectl (once, about 3 min) …"
-	@cd hack/tools/cluster && go build -ldflags '$(KUBE_LDFLAGS)' -o '$(CURDIR)/bin/' \
+	@cd hack/tools/cluster && $(GO_BUILD) -ldflags '$(KUBE_LDFLAGS)' -o '$(CURDIR)/bin/' \
 		k8s.io/kubernetes/cmd/{kubelet,kubeadm,kube-proxy,kubectl}
 	@touch bin/{kubelet,kubeadm,kube-proxy,kubectl}
 
@@ -224,7 +227,7 @@ bin/kind: $(kind_module)
 
 bin/containerd bin/containerd-shim-runc-v2 bin/ctr &: $(kind_module)
 	@echo "building containerd, its shim, ctr (once, about 90 s) …"
-	@cd hack/tools/kind && go build -tags 'no_btrfs no_devmapper no_zfs' -o '$(CURDIR)/bin/' \
+	@cd hack/tools/kind && $(GO_BUILD) -tags 'no_btrfs no_devmapper no_zfs' -o '$(CURDIR)/bin/' \
 		-ldflags "-s -w -X github.com/containerd/containerd/v2/version.Version=$$(go list -m -f '{{.Version}}' github.com/containerd/containerd/v2)" \
 		github.com/containerd/containerd/v2/cmd/{containerd,containerd-shim-runc-v2,ctr}
 	@touch bin/containerd bin/containerd-shim-runc-v2 bin/ctr
@@ -234,7 +237,7 @@ bin/coredns: $(kind_module) $(wildcard hack/tools/kind/coredns/*.go)
 
 bin/host-local bin/loopback bin/portmap bin/ptp &: $(kind_module)
 	@echo "building the CNI plugins (once, about 10 s) …"
-	@cd hack/tools/kind && go build -ldflags '-s -w' -o '$(CURDIR)/bin/' \
+	@cd hack/tools/kind && $(GO_BUILD) -ldflags '-s -w' -o '$(CURDIR)/bin/' \
 		github.com/containernetworking/plugins/plugins/{ipam/host-local,main/loopback,main/ptp,meta/portmap}
 	@touch bin/{host-local,loopback,portmap,ptp}
 
@@ -254,26 +257,26 @@ bin/validate-krew-manifest: $(krew_module)
 
 .PHONY: image
 image: bin/cyclonedx-gomod ## images fogsched:dev and fogprobe:dev, in Docker and as archives in out/image (PLATFORMS=list IMAGE_PREFIX= IMAGE_TAG= GO_IMAGE= BASE_IMAGE=): docs/release.md
-	@go build -o bin/image ./hack/image
+	@$(GO_BUILD) -o bin/image ./hack/image
 	@exec bin/image -sbom-tool bin/cyclonedx-gomod -version '$(VERSION)' -commit '$(COMMIT)' $(if $(IMAGE_TAG),-tag '$(IMAGE_TAG)') $(if $(IMAGE_PREFIX),-prefix '$(IMAGE_PREFIX)') \
 		$(if $(PLATFORMS),-platforms '$(PLATFORMS)') $(if $(GO_IMAGE),-go-image '$(GO_IMAGE)') $(if $(BASE_IMAGE),-base-image '$(BASE_IMAGE)')
 
 .PHONY: test-image
 test-image: bin/cyclonedx-gomod bin/helm ## what the Dockerfile makes of the programs, for amd64 and arm64, by both of Docker's builders; leaves out/image
-	@go build -o bin/ ./hack/image ./hack/release
+	@$(GO_BUILD) -o bin/ ./hack/image ./hack/release
 	VERSION='$(VERSION)' COMMIT='$(COMMIT)' go test -tags image -count=1 -timeout 60m -v ./test/image
 
 # ALLOW_DIRTY=1 makes one of a tree with work in it, to try out.
 .PHONY: release
 release: bin/cyclonedx-gomod bin/helm ## the files of a release in out/release (VERSION=v0.1.0 BASE_URL= IMAGE_PREFIX= PROGRAMS= PLATFORMS=): docs/release.md
-	@go build -o bin/release ./hack/release
+	@$(GO_BUILD) -o bin/release ./hack/release
 	@exec bin/release -version '$(if $(filter-out file,$(origin VERSION)),$(VERSION))' -commit '$(COMMIT)' -epoch '$(or $(SOURCE_DATE_EPOCH),$(shell git log -1 --format=%ct),0)' \
 		$(if $(BASE_URL),-base-url '$(BASE_URL)') $(if $(IMAGE_PREFIX),-image-prefix '$(IMAGE_PREFIX)') $(if $(PLATFORMS),-platforms '$(PLATFORMS)') \
 		$(if $(filter-out 0 false no,$(ALLOW_DIRTY)),-allow-dirty) $(PROGRAMS)
 
 .PHONY: test-release
 test-release: tools bin/cyclonedx-gomod bin/helm bin/kubectl bin/krew bin/validate-krew-manifest ## what a release has in it, that it is reproducible, and that kubectl, krew and helm take it
-	@go build -o bin/release ./hack/release
+	@$(GO_BUILD) -o bin/release ./hack/release
 	go test -tags release -count=1 -timeout 20m -v ./test/release
 
 # The images of the end-to-end tests: made when there are none, or when a program's source changed since.
@@ -286,8 +289,8 @@ out/image/fogsched.tar out/image/fogprobe.tar &: Dockerfile .dockerignore go.mod
 .PHONY: e2e-programs
 e2e-programs:
 	@echo "building the suite (the first time about 1 min) …"
-	@go build -ldflags '-s -w' -o bin/ ./test/e2e/workload/bulletinboard ./test/e2e/workload/boardclient ./test/wan/cmd/wanctl
-	@go build -ldflags '-s -w' -o bin/e2e ./test/e2e/run
+	@$(GO_BUILD) -ldflags '-s -w' -o bin/ ./test/e2e/workload/bulletinboard ./test/e2e/workload/boardclient ./test/wan/cmd/wanctl
+	@$(GO_BUILD) -ldflags '-s -w' -o bin/e2e ./test/e2e/run
 	@go test -c -tags e2e -ldflags '-s -w' -o bin/e2e.test ./test/e2e
 
 # A KUBECONFIG of the environment is not asked for: nobody's cluster should be tested in by accident.
