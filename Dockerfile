@@ -14,7 +14,7 @@ WORKDIR /src
 COPY go.mod go.sum ./
 RUN go mod download
 COPY . .
-# All programs are compiled together, so that this layer serves the image of each of them. With GOGC the compiler takes a fifth less time.
+# All programs are compiled together, so that this layer serves the image of each of them. With GOGC the compiler takes a sixth less time.
 ARG PROGRAMS="./cmd/fogsched ./cmd/fogprobe"
 ARG VERSION=unknown
 ARG COMMIT=unknown

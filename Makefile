@@ -15,7 +15,7 @@ COMMIT := $(or $(shell git rev-parse HEAD 2>/dev/null),unknown)
 export CGO_ENABLED := 0
 # The version is set below. Asking git once more fails where the clone belongs to another user.
 export GOFLAGS := -buildvcs=false $(GOFLAGS)
-# The compiler then collects garbage less often: a fifth less time, for a third more memory. Not for `go test`, whose tests would inherit it.
+# The compiler then collects garbage less often: a sixth less time, for a third more memory. Not for `go test`, whose tests would inherit it.
 COMPILE := GOGC=400
 GO_BUILD := $(COMPILE) go build
 # Where the demo and the integration tests find the programs.
