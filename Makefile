@@ -59,10 +59,11 @@ test: test-unit test-integration ## unit tests with the race detector, and integ
 verify: bin/gofumpt bin/golangci-lint bin/controller-gen ## formatting, linters, generated code, go.mod; changes nothing
 	@hack/verify-all.sh
 
+# -p 1: nothing is compiled beside what is measured.
 .PHONY: bench
 bench: bin/benchstat ## the short set of benchmarks beside the recorded figures (BENCH=regexp, COUNT=runs)
 	@mkdir -p out/bench
-	go test -run '^$$' -bench '$(or $(BENCH),$(BENCH_SHORT))' -benchmem -benchtime 50ms -count $(or $(COUNT),6) $(BENCH_PACKAGES) | tee out/bench/now.txt
+	go test -p 1 -run '^$$' -bench '$(or $(BENCH),$(BENCH_SHORT))' -benchmem -benchtime 50ms -count $(or $(COUNT),6) $(BENCH_PACKAGES) | tee out/bench/now.txt
 	@echo
 	@bin/benchstat -ignore cpu $(if $(wildcard hack/bench/recorded.txt),recorded=hack/bench/recorded.txt) now=out/bench/now.txt
 	@awk -F ': ' '/^cpu:/ && !seen[$$2]++ { n++; all = all (n > 1 ? ", now on " : "") $$2 } \
@@ -75,7 +76,7 @@ BENCH_PACKAGES := ./pkg/latency ./pkg/placement ./pkg/plugins/... ./pkg/store
 .PHONY: bench-full
 bench-full: bin/benchstat ## every benchmark at every size (about 10 min; COUNT=runs, each of which takes as long)
 	@mkdir -p out/bench
-	go test -run '^$$' -bench . -benchmem -benchtime 100ms -count $(or $(COUNT),1) -timeout 2h ./pkg/... | tee out/bench/full.txt
+	go test -p 1 -run '^$$' -bench . -benchmem -benchtime 100ms -count $(or $(COUNT),1) -timeout 2h ./pkg/... | tee out/bench/full.txt
 	@bin/benchstat out/bench/full.txt
 
 .PHONY: bench-record

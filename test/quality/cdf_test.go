@@ -34,6 +34,7 @@ func (c *rivals) summarise() {
 		for _, policy := range inOrder {
 			if v := c.millis[name][policy]; len(v) > 0 {
 				w := newRow(name, policy, v)
+				w.FifthMeansMillis = c.fifths[name][policy].means()
 				at[policy] = w.MeanMillis
 				rows = append(rows, w)
 			}
@@ -80,10 +81,10 @@ func (c *rivals) print(out string, took time.Duration) {
 	table := func(title, name string) {
 		fmt.Fprintf(w, "\n%s\n\n", title)
 		tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-		fmt.Fprintln(tw, "policy\tmean ms\tp50\tp95\tp99\tregret ms\t× oracle\t× optimum\t")
+		fmt.Fprintln(tw, "policy\tmean ms\tof fifths\tp50\tp95\tp99\tregret ms\t× oracle\t× optimum\t")
 		for _, r := range c.r.Rows {
 			if r.Case == name {
-				fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t\n", r.Policy, millis(r.MeanMillis), millis(r.P50Millis), millis(r.P95Millis),
+				fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t\n", r.Policy, millis(r.MeanMillis), between(r.FifthMeansMillis), millis(r.P50Millis), millis(r.P95Millis),
 					millis(r.P99Millis), millis(r.RegretMillis), times(r.ToOracle), times(r.ToOptimum))
 			}
 		}

@@ -62,6 +62,8 @@ type rivals struct {
 	r    *report
 	// millis has the true RTTs by case and policy.
 	millis map[string]map[string][]float64
+	// fifths has them in five parts, each every fifth trial: how far apart they are is what a mean may be off by.
+	fifths map[string]map[string]*fifths
 	// placements of the one dependency, applications and replica sets: the same for all schedulers.
 	ps     [][]placement
 	trials map[*application][]trial
@@ -70,9 +72,37 @@ type rivals struct {
 
 func (c *rivals) add(caseName, policy string, millis ...float64) {
 	if c.millis[caseName] == nil {
-		c.millis[caseName] = map[string][]float64{}
+		c.millis[caseName], c.fifths[caseName] = map[string][]float64{}, map[string]*fifths{}
 	}
 	c.millis[caseName][policy] = append(c.millis[caseName][policy], millis...)
+	if c.fifths[caseName][policy] == nil {
+		c.fifths[caseName][policy] = &fifths{}
+	}
+	c.fifths[caseName][policy].add(millis)
+}
+
+// fifths are the RTTs of a policy's trials, the first of five in the first, and so on.
+type fifths struct {
+	trials int
+	millis [5][]float64
+}
+
+func (f *fifths) add(millis []float64) {
+	part := &f.millis[f.trials%len(f.millis)]
+	*part = append(*part, millis...)
+	f.trials++
+}
+
+// means returns the mean of each fifth; none where there are fewer trials.
+func (f *fifths) means() []float64 {
+	if f.trials < len(f.millis) {
+		return nil
+	}
+	list := make([]float64, len(f.millis))
+	for i, part := range f.millis {
+		list[i] = mean(part)
+	}
+	return list
 }
 
 // TestQualityPeers places the same pods by fogsched, by the stock scheduler and by NetworkOverhead of sigs.k8s.io/scheduler-plugins, and compares
@@ -83,7 +113,7 @@ func TestQualityPeers(t *testing.T) {
 	c := &rivals{
 		in: in, rng: rand.New(rand.NewPCG(11, 12)), load: make([]float64, len(in.measured)),
 		r:      &report{Measured: filepath.Base(in.measuredFile), True: filepath.Base(in.trueFile), Nodes: len(in.measured)},
-		millis: map[string]map[string][]float64{}, trials: map[*application][]trial{},
+		millis: map[string]map[string][]float64{}, fifths: map[string]map[string]*fifths{}, trials: map[*application][]trial{},
 	}
 	for n := range c.load {
 		c.load[n] = 0.8 * c.rng.Float64()

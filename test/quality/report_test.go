@@ -29,6 +29,8 @@ type row struct {
 	RegretMillis float64 `json:"regretMillis"`
 	// DrawMeansMillis has the mean of each draw.
 	DrawMeansMillis []float64 `json:"drawMeansMillis,omitempty"`
+	// FifthMeansMillis has the mean of each fifth of the trials, where they are not in draws.
+	FifthMeansMillis []float64 `json:"fifthMeansMillis,omitempty"`
 	// Informational rows are for comparison; no bar is about them.
 	Informational bool `json:"informational,omitempty"`
 }
@@ -170,6 +172,14 @@ func millis(v float64) string {
 	default:
 		return fmt.Sprintf("%.2f", v)
 	}
+}
+
+// between returns the lowest and the highest of a list.
+func between(list []float64) string {
+	if len(list) == 0 {
+		return ""
+	}
+	return millis(slices.Min(list)) + "–" + millis(slices.Max(list))
 }
 
 func times(v float64) string {
