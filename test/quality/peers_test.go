@@ -93,13 +93,13 @@ func (f *fifths) add(millis []float64) {
 	f.trials++
 }
 
-// means returns the mean of each fifth; none where there are fewer trials.
+// means returns the mean of each fifth; none where one is empty, because there are fewer trials or nobody knows its RTTs.
 func (f *fifths) means() []float64 {
-	if f.trials < len(f.millis) {
-		return nil
-	}
 	list := make([]float64, len(f.millis))
 	for i, part := range f.millis {
+		if len(part) == 0 {
+			return nil
+		}
 		list[i] = mean(part)
 	}
 	return list
