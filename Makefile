@@ -74,7 +74,7 @@ BENCH_SHORT := PastFull|Sizes/nodes=5000$$/targets=10$$|NoIntent|BenchmarkScore|
 BENCH_PACKAGES := ./pkg/latency ./pkg/placement ./pkg/plugins/... ./pkg/store
 
 .PHONY: bench-full
-bench-full: bin/benchstat ## every benchmark at every size (about 10 min; COUNT=runs, each of which takes as long)
+bench-full: bin/benchstat ## every benchmark at every size (about 1 min once compiled; COUNT=runs, each of which takes as long)
 	@mkdir -p out/bench
 	go test -p 1 -run '^$$' -bench . -benchmem -benchtime 100ms -count $(or $(COUNT),1) -timeout 2h ./pkg/... | tee out/bench/full.txt
 	@bin/benchstat out/bench/full.txt
